@@ -1,0 +1,65 @@
+"""Knowledge distillation of image and text classifiers inside the Hugging Face `Trainer`."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigError": "registry",
+    "DistillationLoss": "losses",
+    "DistillationObjective": "objective",
+    "DistillationTrainer": "trainer",
+    "DistillationTrainingArguments": "training_args",
+    "KDLoss": "losses",
+    "LossOutput": "losses",
+    "METHODS": "methods",
+    "Progress": "temperatures",
+    "Task": "data",
+    "TemperatureStrategy": "temperatures",
+    "Temperatures": "temperatures",
+    "build_objective": "methods",
+    "load_task": "data",
+    "load_teacher": "teacher",
+}
+
+__all__ = [
+    "METHODS",
+    "ConfigError",
+    "DistillationLoss",
+    "DistillationObjective",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "KDLoss",
+    "LossOutput",
+    "Progress",
+    "Task",
+    "TemperatureStrategy",
+    "Temperatures",
+    "build_objective",
+    "load_task",
+    "load_teacher",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that the losses work without `transformers` being imported."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hf_kd' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+if TYPE_CHECKING:
+    from .data import Task, load_task
+    from .losses import DistillationLoss, KDLoss, LossOutput
+    from .methods import METHODS, build_objective
+    from .objective import DistillationObjective
+    from .registry import ConfigError
+    from .teacher import load_teacher
+    from .temperatures import Progress, Temperatures, TemperatureStrategy
+    from .trainer import DistillationTrainer
+    from .training_args import DistillationTrainingArguments

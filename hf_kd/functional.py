@@ -1,0 +1,122 @@
+"""Tensor maths of distillation: pure, in log-space, unreduced (one value per row).
+
+Half-precision inputs are raised to float32; float64 stays float64. Nothing here reduces over the batch: whoever holds
+the row counts of the whole optimizer step does that.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""The label of an unlabelled row, as in `torch.nn.functional.cross_entropy`."""
+
+
+def upcast(tensor: Tensor) -> Tensor:
+    """Raise bfloat16/float16 to float32; keep float32 and float64."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    r"""Cross-entropy per row, 0 on unlabelled rows (`labels == -100`).
+
+    \(-(1-\epsilon) \log q_y - \frac{\epsilon}{K} \sum_k \log q_k\) with \(q = \mathrm{softmax}(z)\).
+
+    A label outside `[0, num_labels)` gives NaN on its row instead of the device-side assert that would take the CUDA
+    context with it; the trainer names the row's problem.
+
+    Shape:
+        logits `(batch, num_labels)`, labels `(batch,)` -> `(batch,)`.
+    """
+    num_labels = logits.shape[-1]
+    labels = labels.long()
+    unlabelled = labels == IGNORE_INDEX
+    invalid = ~unlabelled & ((labels < 0) | (labels >= num_labels))
+    safe = labels.masked_fill(invalid, IGNORE_INDEX)
+    losses = F.cross_entropy(
+        upcast(logits), safe, reduction="none", ignore_index=IGNORE_INDEX, label_smoothing=label_smoothing
+    )
+    return losses.masked_fill(invalid, math.nan)
+
+
+def kl_divergence(
+    teacher_logits: Tensor,
+    student_logits: Tensor,
+    teacher_temperature: Tensor | float = 1.0,
+    student_temperature: Tensor | float = 1.0,
+    *,
+    epsilon: float = 0.0,
+) -> Tensor:
+    r"""\(\mathrm{KL}(p \Vert q) = \sum_k p_k (\log p_k - \log q_k)\) per row, in nats.
+
+    \(p = \mathrm{softmax}(v / T_t)\), \(q = \mathrm{softmax}(z / T_s)\). Both logarithms come from `log_softmax`,
+    never from probabilities: a target probability that underflows to 0 then has a finite derivative with respect to a
+    temperature that carries gradient (`torch.nn.functional.kl_div` gives NaN there).
+
+    Args:
+        teacher_logits: \(v\).
+        student_logits: \(z\).
+        teacher_temperature: \(T_t\), broadcastable to `(batch, 1)`.
+        student_temperature: \(T_s\), likewise.
+        epsilon: Added to \(p\) without renormalising; 0 is the exact divergence.
+
+    Shape:
+        logits `(batch, num_labels)`, temperatures broadcastable to `(batch, 1)` -> `(batch,)`.
+    """
+    teacher_log_probs = F.log_softmax(upcast(teacher_logits) / teacher_temperature, dim=-1)
+    student_log_probs = F.log_softmax(upcast(student_logits) / student_temperature, dim=-1)
+    teacher_probs = teacher_log_probs.exp()
+    if epsilon:
+        teacher_probs = teacher_probs + epsilon
+        teacher_log_probs = teacher_probs.log()
+    return (teacher_probs * (teacher_log_probs - student_log_probs)).sum(-1)
+
+
+def power_sum(logits: Tensor, exponent: float) -> Tensor:
+    r"""\(U_\gamma(p) = \sum_k p_k^\gamma\) of the untempered \(p = \mathrm{softmax}(v)\), per row.
+
+    1 for a one-hot row, \(K^{1-\gamma}\) for a uniform one. Computed as \(\exp \mathrm{logsumexp}(\gamma \log p)\):
+    raising probabilities to a small power loses every entry that underflowed first.
+
+    Shape:
+        `(batch, num_labels)` -> `(batch,)`.
+    """
+    return torch.logsumexp(exponent * F.log_softmax(upcast(logits), dim=-1), dim=-1).exp()
+
+
+class _GradientReversal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor, strength):
+        ctx.strength = strength
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return -ctx.strength * grad, None
+
+
+def gradient_reversal(tensor: Tensor, strength: float) -> Tensor:
+    """Identity forward; backward multiplies the gradient by `-strength` (`strength` >= 0).
+
+    The sign lives here and nowhere else: a schedule only ever hands in a magnitude.
+
+    References:
+        Ganin & Lempitsky, *Unsupervised Domain Adaptation by Backpropagation*, 2015,
+        https://huggingface.co/papers/1409.7495, §3.2.
+    """
+    return _GradientReversal.apply(tensor, strength)
+
+
+def cosine_curriculum(position: float) -> float:
+    r"""CTKD's strength of the gradient reversal, 0 at `position` 0 and 1 from `position` 1 on.
+
+    \(\lambda = \tfrac12 (1 + \cos((1 + \min(position, 1)) \pi))\), the paper's Eq. 11 with
+    \(\lambda_{min} = 0, \lambda_{max} = 1\) and `position` \(= E_n / E_{loops}\).
+
+    References:
+        Li et al., *Curriculum Temperature for Knowledge Distillation*, AAAI 2023,
+        https://huggingface.co/papers/2211.16231, Eq. 11.
+    """
+    return 0.5 * (1.0 + math.cos((1.0 + min(max(position, 0.0), 1.0)) * math.pi))

@@ -1,0 +1,232 @@
+"""The training objective: cross-entropy plus weighted distillation losses, with exact denominators."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .functional import IGNORE_INDEX, cross_entropy
+from .losses import DistillationLoss, LossOutput
+from .registry import check_number
+from .temperatures import Progress, TemperatureStrategy
+
+
+class Term(NamedTuple):
+    """One distillation loss of the objective, evaluated.
+
+    Args:
+        name: Unique within the objective.
+        weight: Everything that multiplies it: loss weight, `kd_weight`, warm-up.
+        output: What the loss returned.
+    """
+
+    name: str
+    weight: float
+    output: LossOutput
+
+
+class ObjectiveOutput(NamedTuple):
+    """The objective of one (micro-)batch.
+
+    Args:
+        loss: Scalar that carries gradient.
+        components: Detached scalars after weighting: `ce_loss` and `kd_loss` sum to `loss`; with several losses,
+            `kd_loss/<name>` sum to `kd_loss`.
+        terms: The distillation losses, for telemetry.
+    """
+
+    loss: Tensor
+    components: dict[str, Tensor]
+    terms: tuple[Term, ...]
+
+
+class DistillationObjective(nn.Module):
+    r"""\(w_{ce} \frac{1}{|L|}\sum_{i \in L} CE_i + w_{kd}\, w(t) \sum_m w_m \frac{1}{N}\sum_i \ell_{m,i}\).
+
+    Cross-entropy is averaged over the labelled rows \(L\), distillation over all \(N\) rows (over the labelled ones
+    for losses that need labels). Both counts can be handed in, so that micro-batches of any size, on any number of
+    processes, add up to the exact mean over the whole optimizer step.
+
+    Args:
+        losses: `(loss_weight, loss)` pairs. May be empty only at `kd_weight=0`.
+        ce_weight: Weight of the cross-entropy with the labels, >= 0.
+        kd_weight: Multiplies the sum of the losses, >= 0. At 0 no teacher is needed.
+        warmup: Share of the run over which \(w(t)\) rises linearly from 0 to 1. 0 for none.
+        warmup_epochs: The same in epochs as the papers count, \(w = \min(epoch / warmup\_epochs, 1)\) with the first
+            epoch being 1; overrides `warmup`.
+
+    Raises:
+        TypeError: If a weight is not a number or a loss is not a `DistillationLoss`.
+        ValueError: If a weight is negative or not finite, or if there is nothing to learn from.
+
+    Example:
+        >>> from hf_kd.losses import KDLoss
+        >>> objective = DistillationObjective([(1.0, KDLoss(4.0))], ce_weight=0.1, kd_weight=0.9)
+        >>> z, v, y = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+        >>> round(objective(z, v, y).loss.item(), 4)
+        0.0313
+    """
+
+    def __init__(
+        self,
+        losses: Sequence[tuple[float, DistillationLoss]] = (),
+        *,
+        ce_weight: float,
+        kd_weight: float,
+        warmup: float = 0.0,
+        warmup_epochs: float | None = None,
+    ):
+        super().__init__()
+        owner = "DistillationObjective"
+        why = "it multiplies a loss that is minimised. Pass 0.0 to switch the term off."
+        self.ce_weight = check_number(owner, "ce_weight", ce_weight, why, low=0.0)
+        self.kd_weight = check_number(owner, "kd_weight", kd_weight, why, low=0.0)
+        why = "it is the share of the run over which the distillation weight rises from 0. The papers' is 20/240."
+        self.warmup = check_number(owner, "warmup", warmup, why, low=0.0, high=1.0)
+        self.warmup_epochs = None
+        if warmup_epochs is not None:
+            why = "it is the number of epochs over which the distillation weight rises. Pass None to use `warmup`."
+            self.warmup_epochs = check_number(owner, "warmup_epochs", warmup_epochs, why, low=0.0, low_open=True)
+        self.loss_weights = [
+            check_number(owner, "loss_weight", weight, "it multiplies a loss that is minimised.", low=0.0)
+            for weight, _ in losses
+        ]
+        self.losses = nn.ModuleList([_checked(loss) for _, loss in losses])
+        if self.ce_weight == 0 and self.kd_weight == 0:
+            raise ValueError(f"`{owner}(ce_weight=0, kd_weight=0)`: nothing would be learned. Raise one of them.")
+        if self.kd_weight > 0 and not any(self.loss_weights):
+            raise ValueError(
+                f"`{owner}(losses=[...])` got no loss with a weight > 0, but kd_weight={self.kd_weight:g}: there is "
+                "nothing to distil with. Pass e.g. losses=[(1.0, KDLoss(4.0))], or kd_weight=0."
+            )
+        self.names = _unique_names(self.losses)
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term looks at teacher logits."""
+        return self.kd_weight > 0
+
+    def strategies(self) -> Iterator[tuple[str, TemperatureStrategy]]:
+        """The temperature strategies, each under the name of its loss."""
+        for name, loss in zip(self.names, self.losses, strict=True):
+            if loss.uses_temperature:
+                yield name, loss.temperature
+
+    def temperature_parameters(self) -> list[nn.Parameter]:
+        """Parameters of learnable temperatures: stepped by their own SGD."""
+        modules = (m for m in self.modules() if isinstance(m, TemperatureStrategy) and m.learnable)
+        return list(dict.fromkeys(p for m in modules for p in m.parameters() if p.requires_grad))
+
+    def warmup_factor(self, progress: Progress) -> float:
+        """The factor of the distillation weight at `progress`, in [0, 1]."""
+        if self.warmup_epochs is not None:
+            return min((math.floor(progress.epoch) + 1) / self.warmup_epochs, 1.0)
+        return min(max(progress.fraction / self.warmup, 0.0), 1.0) if self.warmup > 0 else 1.0
+
+    def forward(
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        progress: Progress = Progress(),
+        label_smoothing: float = 0.0,
+        num_rows: Tensor | float | None = None,
+        num_labelled: Tensor | float | None = None,
+        row_weight: Tensor | None = None,
+    ) -> ObjectiveOutput:
+        """Evaluate the objective.
+
+        Args:
+            student_logits: `(batch, num_labels)`.
+            teacher_logits: The same shape, without gradient; may be None at `kd_weight=0`.
+            labels: `(batch,)`, -100 on unlabelled rows; None if no row has one.
+            progress: Where training is.
+            label_smoothing: Of the cross-entropy.
+            num_rows: Denominator of the distillation terms; by default this batch's rows.
+            num_labelled: Denominator of the cross-entropy; by default this batch's labelled rows.
+            row_weight: `(batch,)` of 0 and 1: rows that only repeat others to fill a batch count 0.
+
+        Raises:
+            ValueError: Teacher logits are missing or do not fit.
+        """
+        if num_rows is None:
+            num_rows = len(student_logits) if row_weight is None else row_weight.sum()
+        if labels is not None and num_labelled is None:
+            labelled = labels != IGNORE_INDEX
+            num_labelled = (labelled if row_weight is None else labelled * row_weight).sum()
+
+        components: dict[str, Tensor] = {}
+        total = student_logits.sum() * 0.0  # a batch without any label still has a (zero) gradient for every rank
+        if labels is not None and self.ce_weight > 0:
+            rows = cross_entropy(student_logits, labels, label_smoothing)
+            ce_loss = self.ce_weight * _mean(rows, num_labelled, row_weight)
+            total = total + ce_loss
+            components["ce_loss"] = ce_loss.detach()
+        else:
+            components["ce_loss"] = total.detach()
+
+        terms = []
+        if self.needs_teacher:
+            kd_loss, terms = self._distillation(
+                student_logits, teacher_logits, labels, progress, num_rows, num_labelled, row_weight, components
+            )
+            total = total + kd_loss
+            components["kd_loss"] = kd_loss.detach()
+        return ObjectiveOutput(total, components, tuple(terms))
+
+    def _distillation(
+        self, student_logits, teacher_logits, labels, progress, num_rows, num_labelled, row_weight, components
+    ) -> tuple[Tensor, list[Term]]:
+        if teacher_logits is None:
+            raise ValueError(
+                f"`DistillationObjective` got no teacher logits at kd_weight={self.kd_weight:g}. Hand in "
+                "`teacher_logits` (or a `teacher_model` to the trainer), or set kd_weight=0."
+            )
+        scale = self.kd_weight * self.warmup_factor(progress)
+        terms, values = [], []
+        for name, loss_weight, loss in zip(self.names, self.loss_weights, self.losses, strict=True):
+            output = loss(student_logits, teacher_logits, labels, progress=progress)
+            weight = scale * loss_weight
+            if loss.row_wise:
+                value = weight * _mean(output.loss, num_labelled if loss.needs_labels else num_rows, row_weight)
+            else:
+                value = weight * output.loss
+            if len(self.losses) > 1:
+                components[f"kd_loss/{name}"] = value.detach()
+            terms.append(Term(name, weight, output))
+            values.append(value)
+        return torch.stack(values).sum(), terms
+
+    def extra_repr(self) -> str:
+        """Hyperparameters, for `repr` and the manifest of a checkpoint."""
+        warmup = f"warmup_epochs={self.warmup_epochs}" if self.warmup_epochs is not None else f"warmup={self.warmup:g}"
+        return f"ce_weight={self.ce_weight}, kd_weight={self.kd_weight}, loss_weights={self.loss_weights}, {warmup}"
+
+
+def _mean(rows: Tensor, count: Tensor | float, row_weight: Tensor | None) -> Tensor:
+    """Sum over rows / count; a window without any counted row gives 0 instead of 0/0."""
+    if row_weight is not None:
+        rows = torch.where(row_weight > 0, rows, 0.0)  # `0 * NaN` of a repeated row would still be NaN
+    return rows.sum() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+
+
+def _checked(loss: Any) -> DistillationLoss:
+    if not isinstance(loss, DistillationLoss):
+        raise TypeError(
+            f"`DistillationObjective(losses=...)` got {loss!r} where a `DistillationLoss` belongs. Pass pairs such as "
+            "(1.0, KDLoss(4.0))."
+        )
+    return loss
+
+
+def _unique_names(losses: nn.ModuleList) -> list[str]:
+    """Registry keys; losses of the same kind are told apart by their strategy, then by their place."""
+    names = [loss.name for loss in losses]
+    names = [
+        f"{name}_{loss.temperature.name}" if names.count(name) > 1 and loss.uses_temperature else name
+        for name, loss in zip(names, losses, strict=True)
+    ]
+    return [f"{name}_{names[:i].count(name) + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]

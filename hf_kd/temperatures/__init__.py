@@ -1,0 +1,64 @@
+"""Temperature strategies: what divides the logits of each side, the factor that compensates it, the row's weight."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..registry import build
+from .base import Progress, Temperatures, TemperatureStrategy
+from .constant import ConstantTemperature
+from .ctkd import CTKDInstanceTemperature, CTKDTemperature
+from .dtkd import DTKDTemperature
+from .scheduled import CosineTemperature, ExponentialTemperature, LinearTemperature
+from .ttm import TTMTemperature, WTTMTemperature
+
+TEMPERATURES: dict[str, type[TemperatureStrategy]] = {
+    "constant": ConstantTemperature,
+    "linear": LinearTemperature,
+    "cosine": CosineTemperature,
+    "exponential": ExponentialTemperature,
+    "ctkd": CTKDTemperature,
+    "ctkd_instance": CTKDInstanceTemperature,
+    "dtkd": DTKDTemperature,
+    "ttm": TTMTemperature,
+    "wttm": WTTMTemperature,
+}
+
+
+def as_strategy(
+    value: "float | str | Mapping[str, Any] | TemperatureStrategy", path: str = "temperature", **context: Any
+) -> TemperatureStrategy:
+    """A strategy from what users write: a number (constant), a name, a mapping with `name`, or a strategy.
+
+    Args:
+        value: What stands for the strategy.
+        path: Where it stands, for error messages.
+        **context: Arguments for strategies that need them and do not set them (`num_labels`).
+
+    Raises:
+        ConfigError: An unknown name, or arguments the strategy refuses.
+        TypeError: A bool.
+        ValueError: A number that is no temperature.
+    """
+    if isinstance(value, TemperatureStrategy):
+        return value
+    if isinstance(value, (bool, int, float)):
+        return ConstantTemperature(value)
+    return build(TEMPERATURES, value, path, kind="temperature strategy", context=context)
+
+
+__all__ = [
+    "TEMPERATURES",
+    "CTKDInstanceTemperature",
+    "CTKDTemperature",
+    "ConstantTemperature",
+    "CosineTemperature",
+    "DTKDTemperature",
+    "ExponentialTemperature",
+    "LinearTemperature",
+    "Progress",
+    "TTMTemperature",
+    "TemperatureStrategy",
+    "Temperatures",
+    "WTTMTemperature",
+    "as_strategy",
+]
