@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .functional import IGNORE_INDEX, cross_entropy
+from .functional import IGNORE_INDEX, cross_entropy, upcast
 from .losses import DistillationLoss, LossOutput
 from .registry import check_number
 from .temperatures import Progress, TemperatureStrategy
@@ -58,7 +58,7 @@ class DistillationObjective(nn.Module):
             epoch being 1; overrides `warmup`.
 
     Raises:
-        TypeError: If a weight is not a number or a loss is not a `DistillationLoss`.
+        TypeError: If a weight is not a number, or an entry of `losses` no pair with a `DistillationLoss`.
         ValueError: If a weight is negative or not finite, or if there is nothing to learn from.
 
     Example:
@@ -89,11 +89,9 @@ class DistillationObjective(nn.Module):
         if warmup_epochs is not None:
             why = "it is the number of epochs over which the distillation weight rises. Pass None to use `warmup`."
             self.warmup_epochs = check_number(owner, "warmup_epochs", warmup_epochs, why, low=0.0, low_open=True)
-        self.loss_weights = [
-            check_number(owner, "loss_weight", weight, "it multiplies a loss that is minimised.", low=0.0)
-            for weight, _ in losses
-        ]
-        self.losses = nn.ModuleList([_checked(loss) for _, loss in losses])
+        pairs = [_checked(pair) for pair in losses]
+        self.loss_weights = [weight for weight, _ in pairs]
+        self.losses = nn.ModuleList([loss for _, loss in pairs])
         if self.ce_weight == 0 and self.kd_weight == 0:
             raise ValueError(f"`{owner}(ce_weight=0, kd_weight=0)`: nothing would be learned. Raise one of them.")
         if self.kd_weight > 0 and not any(self.loss_weights):
@@ -154,12 +152,17 @@ class DistillationObjective(nn.Module):
         """
         if num_rows is None:
             num_rows = len(student_logits) if row_weight is None else row_weight.sum()
-        if labels is not None and num_labelled is None:
+        if num_labelled is None and labels is None:
+            num_labelled = 0
+        elif num_labelled is None:
             labelled = labels != IGNORE_INDEX
             num_labelled = (labelled if row_weight is None else labelled * row_weight).sum()
+        if row_weight is not None:
+            student_logits = _blanked(student_logits, row_weight)
+            teacher_logits = None if teacher_logits is None else _blanked(teacher_logits, row_weight)
 
         components: dict[str, Tensor] = {}
-        total = student_logits.sum() * 0.0  # a batch without any label still has a (zero) gradient for every rank
+        total = upcast(student_logits[:0]).sum()  # 0 with a gradient: a batch without any label has one on every rank
         if labels is not None and self.ce_weight > 0:
             rows = cross_entropy(student_logits, labels, label_smoothing)
             ce_loss = self.ce_weight * _mean(rows, num_labelled, row_weight)
@@ -210,16 +213,23 @@ def _mean(rows: Tensor, count: Tensor | float, row_weight: Tensor | None) -> Ten
     """Sum over rows / count; a window without any counted row gives 0 instead of 0/0."""
     if row_weight is not None:
         rows = torch.where(row_weight > 0, rows, 0.0)  # `0 * NaN` of a repeated row would still be NaN
-    return rows.sum() / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
+    # Only 0 is replaced: a count may be a fraction, e.g. a share per process.
+    return rows.sum() / (torch.where(count > 0, count, 1) if isinstance(count, Tensor) else count or 1)
 
 
-def _checked(loss: Any) -> DistillationLoss:
-    if not isinstance(loss, DistillationLoss):
+def _blanked(logits: Tensor, row_weight: Tensor) -> Tensor:
+    """Non-finite logits of rows that do not count become 0; else their NaN would come back as gradient."""
+    return logits.masked_fill((row_weight == 0).unsqueeze(-1) & ~logits.isfinite(), 0.0)
+
+
+def _checked(pair: Any) -> tuple[float, DistillationLoss]:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], DistillationLoss):
         raise TypeError(
-            f"`DistillationObjective(losses=...)` got {loss!r} where a `DistillationLoss` belongs. Pass pairs such as "
-            "(1.0, KDLoss(4.0))."
+            f"`DistillationObjective(losses=...)` must hold (loss_weight, loss) pairs, got {pair!r}: each term needs "
+            "its weight and a `DistillationLoss`. Pass e.g. losses=[(1.0, KDLoss(4.0))]."
         )
-    return loss
+    why = "it multiplies a loss that is minimised. Pass 0.0 to switch the loss off."
+    return check_number("DistillationObjective", "loss_weight", pair[0], why, low=0.0), pair[1]
 
 
 def _unique_names(losses: nn.ModuleList) -> list[str]:
