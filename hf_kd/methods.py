@@ -266,7 +266,7 @@ def get_method(name: str) -> Method:
     Raises:
         ConfigError: Unknown name.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ConfigError([f"name: unknown method {name!r}.{suggestion(name, METHODS)}"])
     return METHODS[name]
 
@@ -304,7 +304,7 @@ def _merge(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     merged = dict(values)
     for one, other in (("temperature", "gamma"), ("warmup", "warmup_epochs"), ("curriculum", "curriculum_epochs")):
         for key, rival in ((one, other), (other, one)):
-            if key in overrides and rival not in overrides:
+            if overrides.get(key) is not None and rival not in overrides:
                 merged.pop(rival, None)
     return {**merged, **overrides}
 
@@ -360,6 +360,11 @@ def _flatten(name: str, method: Method, arguments: Mapping[str, Any], overrides:
             for key in nested
             if key not in arguments
         ]
+        problems += [
+            f"temperature.{key}: set twice, {value!r} here and {overrides[key]!r} beside `temperature`. Keep one."
+            for key, value in nested.items()
+            if key in overrides and key != "temperature"
+        ]
         overrides = {**{key: value for key, value in overrides.items() if key != "temperature"}, **nested}
     elif isinstance(plugged, str) and plugged == method.strategy:
         overrides = {key: value for key, value in overrides.items() if key != "temperature"}
@@ -370,6 +375,13 @@ def _flatten(name: str, method: Method, arguments: Mapping[str, Any], overrides:
                 f"temperature: method {name!r} is its own temperature strategy, {method.strategy!r}, and got {kind!r}."
                 f" Set that strategy's arguments ({', '.join(arguments)}), or use method 'kd' with this temperature."
             )
+        else:
+            problems += [
+                f"{key}: belongs to temperature strategy {method.strategy!r}, which `temperature` replaces by "
+                f"{kind!r}. Set it inside `temperature`."
+                for key in arguments
+                if key in overrides and key != "temperature"
+            ]
     if problems:
         raise ConfigError(problems)
     return overrides
