@@ -73,14 +73,14 @@ def build(
     """
     if isinstance(spec, str):
         spec = {"name": spec}
+    at = f"{path}: " if path else ""
     if not isinstance(spec, Mapping):
-        raise ConfigError(
-            [f"{path}: expected the name of a {kind} or a mapping with `name`, got {spec!r}.{suggestion('', table)}"]
-        )
+        problem = f"expected the name of a {kind} or a mapping with `name`, got {spec!r}."
+        raise ConfigError([f"{at}{problem}{suggestion('', table)}"])
     if "name" not in spec:
-        raise ConfigError([f"{path}: a {kind} needs a `name`.{suggestion('', table)}"])
+        raise ConfigError([f"{at}a {kind} needs a `name`.{suggestion('', table)}"])
     name = spec["name"]
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError([f"{path + '.' if path else ''}name: unknown {kind} {name!r}.{suggestion(name, table)}"])
     cls = table[name]
     kwargs = {str(key): value for key, value in spec.items() if key != "name"}
@@ -105,14 +105,17 @@ def check_number(
     low: float = -math.inf,
     high: float = math.inf,
     low_open: bool = False,
+    whole: bool = False,
     expected: str | None = None,
 ) -> float:
     """`value` as a float if it is a finite number in the interval; else an error that says who, what and why.
 
     Raises:
         TypeError: Not a number (bools and strings are not).
-        ValueError: NaN, infinite or outside the interval.
+        ValueError: NaN, infinite or outside the interval; a fraction where `whole` asks for none.
     """
+    if whole and expected is None:
+        expected = f"a whole number >= {low:g}"
     if expected is None:
         expected = "a finite number"
         if low == 0 and low_open:
@@ -124,6 +127,7 @@ def check_number(
     message = f"`{owner}({name}=...)` must be {expected}, got {value!r}: {why}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(message)
-    if not math.isfinite(value) or value < low or value > high or (low_open and value == low):
+    outside = not math.isfinite(value) or value < low or value > high or (low_open and value == low)
+    if outside or (whole and value != int(value)):
         raise ValueError(message)
     return float(value)

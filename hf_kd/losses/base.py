@@ -28,10 +28,11 @@ class DistillationLoss(nn.Module):
         name: The registry key.
         uses_temperature: Holds a strategy in `self.temperature`.
         row_wise: Returns one value per row; batches may then be split freely.
-        shift_invariant: Unchanged when a constant is added to all logits of a row.
+        shift_invariant: Unchanged when a constant is added to all logits of a row, at given temperatures (whether
+            those move is the strategy's `shift_invariant`).
         needs_labels: Gives 0 on unlabelled rows and is normalised by the labelled ones.
         needs_two_plus_classes: Teaches nothing when there are exactly two classes.
-        is_divergence: >= 0, and 0 exactly when student and teacher agree.
+        is_divergence: >= 0, and 0 exactly when both tempered distributions agree.
         needs: Names of further tensors the trainer must hand in (pooled features, hidden states, …).
     """
 
@@ -41,7 +42,7 @@ class DistillationLoss(nn.Module):
     shift_invariant: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_two_plus_classes: ClassVar[bool] = False
-    is_divergence: ClassVar[bool] = True
+    is_divergence: bool = True
     needs: ClassVar[tuple[str, ...]] = ()
 
     def forward(

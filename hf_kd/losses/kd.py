@@ -50,6 +50,7 @@ class KDLoss(DistillationLoss):
         self.temperature = as_strategy(temperature, num_labels=num_labels)
         why = "it is added to each teacher probability. Pass 0.0 for the exact divergence."
         self.teacher_epsilon = check_number("KDLoss", "teacher_epsilon", teacher_epsilon, why, low=0.0)
+        self.is_divergence = self.teacher_epsilon == 0
 
     def forward(
         self,

@@ -51,6 +51,7 @@ class TemperatureStrategy(nn.Module):
         row_wise: A row's temperatures depend on that row alone, so batches may be split freely.
         per_sample: Temperatures differ between rows.
         learnable: Parameters are to be trained.
+        shift_invariant: Unchanged when a constant is added to all logits of a row.
         bounds: The open interval a learned temperature lives in, for saturation warnings; else None.
     """
 
@@ -58,6 +59,7 @@ class TemperatureStrategy(nn.Module):
     row_wise: ClassVar[bool] = True
     per_sample: ClassVar[bool] = False
     learnable: ClassVar[bool] = False
+    shift_invariant: bool = True
     bounds: tuple[float, float] | None = None
 
     def forward(

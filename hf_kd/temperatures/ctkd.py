@@ -139,7 +139,7 @@ class CTKDInstanceTemperature(TemperatureStrategy):
 
     Raises:
         TypeError: If a number is not one.
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or the logits have other than `num_labels` classes.
 
     References:
         Li et al., *Curriculum Temperature for Knowledge Distillation*, AAAI 2023,
@@ -169,8 +169,9 @@ class CTKDInstanceTemperature(TemperatureStrategy):
         self.bounds = (self.start, self.start + self.range)
         self.curriculum = _Curriculum(owner, curriculum, curriculum_epochs)
         why = "the network reads the probabilities of both models. Pass the models' `config.num_labels`."
-        self.num_labels = int(check_number(owner, "num_labels", num_labels, why, low=2))
-        self.hidden_size = int(check_number(owner, "hidden_size", hidden_size, "a layer needs units.", low=1))
+        self.num_labels = int(check_number(owner, "num_labels", num_labels, why, low=2, whole=True))
+        why = "it is the width of a layer. Pass e.g. 64."
+        self.hidden_size = int(check_number(owner, "hidden_size", hidden_size, why, low=1, whole=True))
         self.network = network if network is not None else self._default_network()
 
     def _default_network(self) -> nn.Sequential:
@@ -191,11 +192,21 @@ class CTKDInstanceTemperature(TemperatureStrategy):
         *,
         progress: Progress = Progress(),
     ) -> Temperatures:
-        """One temperature per row, with gradient to the network reversed and scaled by the curriculum."""
+        """One temperature per row, with gradient to the network reversed and scaled by the curriculum.
+
+        Raises:
+            ValueError: Logits with another number of classes than `num_labels`.
+        """
+        if student_logits.shape[-1] != self.num_labels:
+            raise ValueError(
+                f"`CTKDInstanceTemperature(num_labels={self.num_labels})` got logits of {student_logits.shape[-1]} "
+                "classes: its network reads one probability per class and side. Pass the models' `config.num_labels`."
+            )
         predictions = [upcast(x).detach().softmax(-1) for x in (teacher_logits, student_logits)]
         inputs = torch.cat(predictions, dim=-1)
         parameter = next(self.network.parameters(), inputs)
-        raw = self.network(inputs.to(parameter.dtype))
+        with torch.autocast(inputs.device.type, enabled=False):  # three digits of bfloat16 are no temperature
+            raw = upcast(self.network(inputs.to(parameter.dtype)))
         raw = gradient_reversal(raw, self.reversal_strength(progress))
         return shared(self.start + self.range * raw.sigmoid(), student_logits)
 

@@ -47,6 +47,7 @@ class DTKDTemperature(TemperatureStrategy):
         super().__init__()
         self.temperature = positive("DTKDTemperature", "temperature", temperature)
         self.detach, self.center, self.guard = bool(detach), bool(center), bool(guard)
+        self.shift_invariant = self.center
 
     def _largest(self, logits: Tensor) -> Tensor:
         logits = upcast(logits.detach() if self.detach else logits)
