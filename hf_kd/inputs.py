@@ -1,0 +1,112 @@
+"""Which columns and tensors go to which model.
+
+Both models read the same example; each gets exactly the tensors its `forward` names. Columns prefixed `teacher_`
+belong to the teacher alone (another tokenizer, image size or normalisation): where there are any, the teacher sees
+only those.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from .functional import IGNORE_INDEX
+
+TEACHER_PREFIX = "teacher_"
+TEACHER_LOGITS = "teacher_logits"
+ROW_WEIGHT = "distillation_row_weight"
+LABEL_KEYS = ("label", "label_ids", "labels")
+
+
+def model_columns(model: Any) -> list[str] | None:
+    """The argument names of a model's `forward`, labels left out; None if it only takes `**kwargs`."""
+    if hasattr(model, "get_base_model"):  # an adapter's forward takes anything; the base model's says what it reads
+        model = model.get_base_model()
+    function = model.forward if isinstance(model, nn.Module) else model
+    parameters = inspect.signature(function).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [name for name in names if name not in LABEL_KEYS] or None
+
+
+def dataset_columns(student_columns: Sequence[str], teacher_columns: Sequence[str] | None) -> list[str]:
+    """The dataset columns that either model needs, so that none is dropped before the batch is made."""
+    teacher_columns = [] if teacher_columns is None else list(teacher_columns)
+    prefixed = [TEACHER_PREFIX + name for name in teacher_columns]
+    return list(dict.fromkeys([*student_columns, *teacher_columns, *prefixed, TEACHER_LOGITS]))
+
+
+def student_inputs(batch: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    """The student's part of a batch."""
+    return _select({key: value for key, value in batch.items() if not _is_teachers(key)}, columns)
+
+
+def teacher_inputs(batch: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    """The teacher's part of a batch: its own columns if it has any, else the shared ones."""
+    own = {key.removeprefix(TEACHER_PREFIX): value for key, value in batch.items() if _is_teachers(key)}
+    return _select(own or batch, columns)
+
+
+def _is_teachers(key: str) -> bool:
+    return key.startswith(TEACHER_PREFIX) and key != TEACHER_LOGITS
+
+
+def _select(batch: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
+    hidden = (*LABEL_KEYS, TEACHER_LOGITS, ROW_WEIGHT)
+    return {k: v for k, v in batch.items() if k not in hidden and (columns is None or k in columns)}
+
+
+def logits_of(outputs: Any, owner: str) -> Tensor:
+    """The logits in whatever a classifier returns: a `ModelOutput`, a mapping, a tuple or the tensor itself.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    if isinstance(outputs, Mapping) and "logits" in outputs:
+        return outputs["logits"]
+    if isinstance(outputs, tuple) and outputs and isinstance(outputs[0], Tensor):
+        return outputs[0]
+    raise ValueError(
+        f"`{owner}` returned {type(outputs).__name__} without `logits`: distillation compares class scores. Pass a "
+        "model with a classification head (`AutoModelForImageClassification`, `AutoModelForSequenceClassification`)."
+    )
+
+
+class DistillationCollator:
+    """Collates each model's columns with its own collator; a null label becomes -100 (unlabelled).
+
+    Args:
+        student_collator: Collates everything that is not the teacher's alone.
+        teacher_collator: Collates the `teacher_` columns, prefix removed, e.g. pads with the teacher's tokenizer. By
+            default the student's does.
+    """
+
+    def __init__(self, student_collator: Callable, teacher_collator: Callable | None = None):
+        self.student_collator = student_collator
+        self.teacher_collator = teacher_collator
+
+    @property
+    def tokenizer(self) -> Any:
+        """The student's tokenizer, which the Trainer saves when it has no processing class."""
+        return getattr(self.student_collator, "tokenizer", None)
+
+    def __call__(self, features: list[Any]) -> dict[str, Any]:
+        """One batch from a list of examples."""
+        if not features or not isinstance(features[0], Mapping):
+            return self.student_collator(features)
+        student, teacher = [], []
+        for feature in features:
+            own = {k: v for k, v in feature.items() if _is_teachers(k)}
+            shared = {k: v for k, v in feature.items() if k not in own}
+            for key in LABEL_KEYS:
+                if key in shared and shared[key] is None:
+                    shared[key] = IGNORE_INDEX
+            student.append(shared)
+            teacher.append({k.removeprefix(TEACHER_PREFIX): v for k, v in own.items()})
+        batch = dict(self.student_collator(student))
+        if teacher[0]:
+            collate = self.teacher_collator or self.student_collator
+            batch |= {TEACHER_PREFIX + key: value for key, value in dict(collate(teacher)).items()}
+        return batch

@@ -1,0 +1,188 @@
+"""What the trainer refuses, in words: before training where it can be known, at the first batch otherwise."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..functional import IGNORE_INDEX
+from ..inputs import LABEL_KEYS, TEACHER_LOGITS
+from ..objective import DistillationObjective, ObjectiveOutput
+from ..teacher import FrozenTeacher
+from ..training_args import DistillationTrainingArguments
+
+
+def check_arguments(args: Any, compute_loss_func: Callable | None, objective: Any) -> None:
+    """Argument conflicts that would silently change the loss.
+
+    Raises:
+        TypeError: `args` or `objective` is of the wrong class.
+        ValueError: A second loss function, several devices in one process, or no objective at all.
+    """
+    if not isinstance(args, DistillationTrainingArguments):
+        raise TypeError(
+            f"`DistillationTrainer(args=...)` got {type(args).__name__}, which has no `method`. Pass "
+            "`DistillationTrainingArguments`; it takes everything `TrainingArguments` takes."
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "`DistillationTrainer(compute_loss_func=...)` sees outputs and labels but not the inputs, so no teacher "
+            "can run in it, and beside the objective it would be ignored. Write a `DistillationLoss` and pass "
+            "`objective=DistillationObjective([(1.0, loss)], …)`."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"`DistillationTrainer` found {args.n_gpu} devices in one process, where the Trainer would use "
+            "`DataParallel`: it replicates the student but not the teacher and counts rows wrongly. Launch with "
+            "`accelerate launch` or `torchrun`, or show the process one device (CUDA_VISIBLE_DEVICES=0)."
+        )
+    if objective is not None and not isinstance(objective, DistillationObjective):
+        raise TypeError(
+            f"`DistillationTrainer(objective=...)` got {type(objective).__name__}. Pass a `DistillationObjective`, or "
+            "name a method in `args.method`."
+        )
+    if objective is None and args.method is None:
+        raise ValueError(
+            "`DistillationTrainer` got neither `objective` nor `args.method`, so there is nothing to minimise. "
+            "Pass one."
+        )
+
+
+def check_student(model: nn.Module) -> None:
+    """Refuse heads whose labels are not one class per row; write down what the student is otherwise.
+
+    Raises:
+        ValueError: A regression or multi-label head.
+    """
+    config = getattr(model, "config", None)
+    if config is None:
+        return
+    problem = getattr(config, "problem_type", None)
+    if problem not in (None, "single_label_classification") or getattr(config, "num_labels", 2) == 1:
+        raise ValueError(
+            f"`DistillationTrainer(model=...)` got a head for {problem or 'regression (num_labels=1)'}: the objective "
+            "compares softmax distributions over classes. Use a single-label head with num_labels >= 2."
+        )
+    config.problem_type = "single_label_classification"  # the Trainer's models set it only when handed labels
+
+
+def num_labels(model: nn.Module) -> int | None:
+    """The student's number of classes, where its config says."""
+    return getattr(getattr(model, "config", None), "num_labels", None)
+
+
+def single_label_name(label_names: Sequence[str]) -> str:
+    """The one column that holds the classes.
+
+    Raises:
+        ValueError: There are several.
+    """
+    if len(label_names) > 1:
+        raise ValueError(
+            f"`DistillationTrainingArguments(label_names={list(label_names)!r})`: a classifier has one label column. "
+            "Name one."
+        )
+    return label_names[0] if label_names else "labels"
+
+
+def check_teacher_presence(
+    objective: DistillationObjective, teacher: FrozenTeacher | None, dataset: Any, evaluate_with_teacher: bool
+) -> None:
+    """Refuse a distillation term without anything to distil from.
+
+    Raises:
+        ValueError: No teacher and no `teacher_logits` column.
+    """
+    columns = getattr(dataset, "column_names", None) or []
+    if teacher is None and objective.needs_teacher and dataset is not None and TEACHER_LOGITS not in columns:
+        raise ValueError(
+            f"`DistillationTrainer(teacher_model=None)` at kd_weight={objective.kd_weight:g}: there is nothing to "
+            f"distil from. Pass a `teacher_model`, a `{TEACHER_LOGITS}` column, or kd_weight=0 for a baseline."
+        )
+    if teacher is None and evaluate_with_teacher and TEACHER_LOGITS not in columns:
+        raise ValueError(
+            "`DistillationTrainingArguments(evaluate_with_teacher=True)` needs a `teacher_model` to compare with."
+        )
+
+
+def check_labels(dataset: Any, label_name: str, classes: int | None, owner: str) -> None:
+    """Refuse labels outside the classes, from the label column of a `datasets.Dataset`, without decoding examples.
+
+    Raises:
+        ValueError: A label is neither -100 nor a class.
+    """
+    names = getattr(dataset, "column_names", None) or []
+    column = next((name for name in (label_name, *LABEL_KEYS) if name in names), None)
+    if column is None or classes is None or not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+        return
+    values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    _raise_if_outside(values.unique().to_pylist(), classes, f"{owner}[{column!r}]")
+
+
+def check_label_shape(labels: Tensor | None, logits: Tensor) -> None:
+    """Refuse labels that are not one class index per row.
+
+    Raises:
+        ValueError: Another shape or floating point.
+    """
+    if labels is not None and (labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(logits)):
+        raise ValueError(
+            f"`DistillationTrainer` got labels of shape {tuple(labels.shape)} and dtype {labels.dtype} for logits of "
+            f"shape {tuple(logits.shape)}: it needs one class index per row. Multi-label and regression targets are "
+            "not supported."
+        )
+
+
+def check_first_batch(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> None:
+    """What only data can show, looked at once.
+
+    Raises:
+        ValueError: Non-finite teacher logits, another number of classes, or labels outside the classes.
+    """
+    classes = student_logits.shape[-1]
+    if teacher_logits is not None:
+        if teacher_logits.shape != student_logits.shape:
+            raise ValueError(
+                f"`teacher_model` answered with logits of shape {tuple(teacher_logits.shape)}, `model` with "
+                f"{tuple(student_logits.shape)}: they are compared row by row and class by class. Load both with the "
+                "same `num_labels` and `label2id`."
+            )
+        bad = int((~torch.isfinite(teacher_logits)).any(-1).sum())
+        if bad:
+            raise ValueError(
+                f"`teacher_model` gave NaN or infinite logits on {bad} of {len(teacher_logits)} rows of the first "
+                "batch: the student would learn nothing else. Check the teacher's inputs and precision "
+                "(`dtype=float32`)."
+            )
+    if labels is not None:
+        _raise_if_outside(labels.unique().tolist(), classes, "the first batch")
+
+
+def _raise_if_outside(values: Sequence[int | None], classes: int, owner: str) -> None:
+    bad = sorted(v for v in values if v is not None and v != IGNORE_INDEX and not 0 <= v < classes)
+    if bad:
+        raise ValueError(
+            f"`DistillationTrainer` found the labels {', '.join(map(str, bad[:5]))}{' …' if len(bad) > 5 else ''} in "
+            f"{owner}, but `model` has the classes 0 to {classes - 1}. Map them to class indices; -100 or None marks "
+            "a row without label."
+        )
+
+
+def check_temperatures(output: ObjectiveOutput) -> None:
+    """Refuse a strategy whose temperatures cannot divide logits.
+
+    Raises:
+        ValueError: A temperature of the first batch is 0, negative or non-finite.
+    """
+    for term in output.terms:
+        if term.output.temperatures is None:
+            continue
+        for side in ("student", "teacher"):
+            value = getattr(term.output.temperatures, side).detach()
+            if not bool((torch.isfinite(value) & (value > 0)).all()):
+                raise ValueError(
+                    f"The {side} temperature of loss `{term.name}` runs from {value.min().item():.4g} to "
+                    f"{value.max().item():.4g} in the first batch; it must be positive and finite. Check the strategy "
+                    "(DTKD needs its guard on few classes)."
+                )

@@ -1,0 +1,158 @@
+"""The objective's learnable state: stepped by its own SGD, averaged over processes, saved and resumed.
+
+Files in a checkpoint: `distillation_state.safetensors` (tensors; pickle is never read) and
+`distillation_manifest.json` (what they belong to).
+"""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..objective import DistillationObjective
+
+STATE_FILE = "distillation_state.safetensors"
+MANIFEST_FILE = "distillation_manifest.json"
+FORMAT = 1
+
+
+class ObjectiveState:
+    """Steps the learned temperatures of an objective beside the student's optimizer.
+
+    Plain SGD, because under Adam the curriculum's factor on the gradient cancels; with a learning rate of its own that
+    follows the student's schedule. The parameters are outside the student's wrapper, so their gradients are averaged
+    here, and under fp16 they are unscaled before the scaler updates and skipped when the student's step is.
+
+    Args:
+        objective: Whose state it is; moved to the accelerator's device.
+        accelerator: Collectives and the fp16 scaler.
+        learning_rate: Before the schedule's factor.
+        momentum: Of the SGD.
+        weight_decay: Of the SGD.
+    """
+
+    def __init__(
+        self,
+        objective: DistillationObjective,
+        accelerator: Accelerator,
+        *,
+        learning_rate: float,
+        momentum: float,
+        weight_decay: float,
+    ):
+        self.objective = objective.to(accelerator.device)
+        self.accelerator = accelerator
+        self.learning_rate = learning_rate
+        self.parameters = objective.temperature_parameters()
+        self.optimizer = None
+        if self.parameters:
+            self.optimizer = torch.optim.SGD(
+                self.parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
+            )
+            with torch.no_grad():  # every process starts from the first one's values
+                for parameter in self.parameters if accelerator.num_processes > 1 else ():
+                    parameter.copy_(broadcast(parameter.data))
+
+    def synchronize(self) -> None:
+        """Average the gradients over processes and undo fp16 scaling; called before the student's optimizer steps."""
+        if self.optimizer is None:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        if self.accelerator.num_processes > 1:
+            flat = self.accelerator.reduce(flat, reduction="mean")
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and scaler.is_enabled():
+            flat = flat / scaler.get_scale()
+        for parameter, grad in zip(self.parameters, flat.split([p.numel() for p in self.parameters]), strict=True):
+            parameter.grad = grad.view_as(parameter).to(parameter.dtype)
+
+    def step(self, schedule_factor: float) -> None:
+        """One SGD step at `learning_rate * schedule_factor`, unless the student's step was skipped."""
+        if self.optimizer is None:
+            return
+        if not self.accelerator.optimizer_step_was_skipped:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.learning_rate * schedule_factor
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on: parameters, buffers and momentum."""
+        state = {f"objective.{name}": value for name, value in self.objective.state_dict().items()}
+        for index, parameter in enumerate(self.parameters):
+            momentum = self.optimizer.state.get(parameter, {}).get("momentum_buffer")
+            if momentum is not None:
+                state[f"momentum.{index}"] = momentum
+        return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def load_state(self, state: dict[str, Tensor], source: str) -> None:
+        """Restore `state`.
+
+        Raises:
+            ValueError: It belongs to another objective.
+        """
+        own = {name.removeprefix("objective."): v for name, v in state.items() if name.startswith("objective.")}
+        expected = self.objective.state_dict()
+        if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in expected.items()}:
+            raise ValueError(
+                f"`train(resume_from_checkpoint={source!r})` found distillation state for {sorted(own)} but the "
+                f"objective has {sorted(expected)}: it was saved by another method. Resume with the method the run "
+                "was started with."
+            )
+        self.objective.load_state_dict(own)
+        for index, parameter in enumerate(self.parameters):
+            if f"momentum.{index}" in state:
+                momentum = state[f"momentum.{index}"].to(parameter)
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.clone()
+
+
+def describe(objective: DistillationObjective) -> list[str]:
+    """The objective in words and numbers, line by line, as the manifest keeps it."""
+    return repr(objective).splitlines()
+
+
+def write_checkpoint(folder: Path, tensors: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+    """Write both files; the manifest last, so that its presence says the tensors are complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / STATE_FILE)
+    versions = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    content = {"format": FORMAT, **manifest, "versions": versions}
+    (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def read_checkpoint(folder: Path, objective: DistillationObjective) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read both files of `folder`; two empty mappings where a run without learned state left none.
+
+    Raises:
+        ValueError: The state is missing though temperatures are learned, is unreadable, or belongs to another
+            objective.
+    """
+    if not (folder / MANIFEST_FILE).is_file() or not (folder / STATE_FILE).is_file():
+        if objective.temperature_parameters():
+            raise ValueError(
+                f"`train(resume_from_checkpoint={str(folder)!r})` found no complete `{STATE_FILE}` there, so the "
+                "learned temperature would start over. Resume from a checkpoint saved with `save_only_model=False`."
+            )
+        return {}, {}
+    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"`train(resume_from_checkpoint={str(folder)!r})` found distillation state of format "
+            f"{manifest.get('format')!r}; this version reads format {FORMAT}. Resume with the version that wrote it."
+        )
+    now, then = describe(objective), manifest["objective"]
+    if now != then:
+        differing = [f"{a.strip()} (now: {b.strip()})" for a, b in zip(then, now, strict=False) if a != b]
+        raise ValueError(
+            f"`train(resume_from_checkpoint={str(folder)!r})` was saved with another objective: "
+            f"{'; '.join(differing) or 'another number of losses'}. Resume with the settings the run was started "
+            "with, or start a new run."
+        )
+    return load_file(folder / STATE_FILE), manifest

@@ -1,0 +1,210 @@
+"""What a run tells about itself: loss components and temperatures, kept on the device and read once per log.
+
+Nothing here syncs with the host between two logs. The first non-finite term is remembered on the device, with its step
+and temperature, and read at each log and before every save.
+"""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers.utils import logging
+
+from ..functional import IGNORE_INDEX
+from ..objective import DistillationObjective, ObjectiveOutput, Term
+
+logger = logging.get_logger(__name__)
+
+NEAR_BOUND = 0.01
+"""A learned temperature this close to an end of its interval (as a share of it) has saturated."""
+
+TEACHER_CHECK_ROWS = 128
+"""Labelled rows after which the teacher is compared with guessing."""
+
+
+class Telemetry:
+    """Accumulates one logging window.
+
+    Layout: the first micro-batch fixes the names, the same on every process; values live in three vectors (sums,
+    minima, maxima) so that a log costs one gather and one transfer.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.names: tuple[list[str], list[str], list[str]] = ([], [], [])
+        self.values: tuple[Tensor, Tensor, Tensor] | None = None
+        self.first_bad = torch.tensor([-1.0, -1.0, 0.0], device=device)  # step, index of the term, temperature
+
+    def update(self, output: ObjectiveOutput, teacher_logits: Tensor | None, labels: Tensor | None, step: int) -> None:
+        """Add one micro-batch."""
+        sums = dict(output.components)
+        minima: dict[str, Tensor] = {}
+        maxima: dict[str, Tensor] = {}
+        for term in output.terms:
+            _add_temperatures(term, "" if len(output.terms) == 1 else f"{term.name}/", sums, minima, maxima)
+        if teacher_logits is not None:
+            _add_teacher_accuracy(teacher_logits, labels, sums)
+        self._remember_first_bad(output, step)
+        new = [
+            torch.stack([value.detach().float().to(self.device) for value in group.values()])
+            if group
+            else torch.zeros(0, device=self.device)
+            for group in (sums, minima, maxima)
+        ]
+        if self.values is None:
+            self.names = (list(sums), list(minima), list(maxima))
+            self.values = tuple(new)
+        else:
+            old = self.values
+            self.values = (old[0] + new[0], torch.minimum(old[1], new[1]), torch.maximum(old[2], new[2]))
+
+    def _remember_first_bad(self, output: ObjectiveOutput, step: int) -> None:
+        values = torch.stack([value.float() for value in output.components.values()])
+        is_bad = ~torch.isfinite(values)
+        temperature = torch.zeros((), device=values.device)
+        for term in output.terms[:1]:
+            if term.output.temperatures is not None:
+                temperature = term.output.temperatures.student.detach().float().mean()
+        now = torch.stack([torch.full_like(temperature, float(step)), is_bad.float().argmax().float(), temperature])
+        is_first = is_bad.any() & (self.first_bad[0] < 0)
+        self.first_bad = torch.where(is_first, now.to(self.device), self.first_bad)
+
+    def flush(self, accelerator: Accelerator, steps: int) -> dict[str, float]:
+        """The window's record, over all processes, and a fresh window.
+
+        Components are means over `steps`, as the Trainer's `loss`; temperatures are means over rows, minimum, maximum.
+        """
+        if self.values is None:
+            return {}
+        table = accelerator.gather(torch.cat(self.values)[None]).cpu()
+        sizes = [len(names) for names in self.names]
+        sums, minima, maxima = table.split(sizes, dim=1)
+        totals = dict(zip(self.names[0], sums.sum(0).tolist(), strict=True))
+        record: dict[str, float] = {}
+        for name, total in totals.items():
+            if name.endswith("/rows"):
+                continue
+            if name in ("ce_loss", "kd_loss") or name.startswith("kd_loss/"):
+                record[name] = total / max(steps, 1) / accelerator.num_processes
+            elif name == "teacher_accuracy":
+                if totals["teacher_labelled/rows"]:
+                    record["teacher_labelled"] = totals["teacher_labelled/rows"]
+                    record[name] = total / record["teacher_labelled"]
+            else:
+                record[name] = total / max(totals[name.rsplit("/", 1)[0] + "/rows"], 1.0)
+        record |= dict(zip(self.names[1], minima.amin(0).tolist(), strict=True))
+        record |= dict(zip(self.names[2], maxima.amax(0).tolist(), strict=True))
+        self.values = None
+        return record
+
+    def raise_if_non_finite(self, accelerator: Accelerator, last_checkpoint: str | None) -> None:
+        """Stop the run, in words, if any term was non-finite on any process since training began.
+
+        Raises:
+            FloatingPointError: With the step, the term and the temperature.
+        """
+        table = accelerator.gather(self.first_bad[None]).cpu()
+        bad = table[table[:, 0] >= 0]
+        if len(bad) == 0:
+            return
+        step, index, temperature = bad[bad[:, 0].argmin()].tolist()
+        term = [name for name in self.names[0] if name.endswith("_loss") or name.startswith("kd_loss/")]
+        name = term[int(index)] if int(index) < len(term) else "loss"
+        at = f" at temperature {temperature:.4g}" if name.startswith("kd_loss") else ""
+        kept = f"The last checkpoint, {last_checkpoint}, is from before and stays usable." if last_checkpoint else ""
+        raise FloatingPointError(
+            f"`DistillationTrainer` stopped: `{name}` became non-finite in step {int(step) + 1}{at}. Look for labels "
+            "outside the models' classes, non-finite inputs or teacher logits, a learning rate that is too high, or "
+            f"half precision overflowing. {kept}".rstrip()
+        )
+
+    def state(self, accelerator: Accelerator) -> dict[str, Tensor]:
+        """The window of every process, one row each, for a checkpoint."""
+        if self.values is None:
+            return {}
+        return {
+            f"telemetry.{kind}": accelerator.gather(values[None]).cpu()
+            for kind, values in zip(("sums", "minima", "maxima"), self.values, strict=True)
+        }
+
+    def load_state(self, state: dict[str, Tensor], names: list[list[str]], process_index: int) -> None:
+        """Continue the window that `state` was saved in."""
+        if "telemetry.sums" not in state:
+            return
+        rows = [state[f"telemetry.{kind}"] for kind in ("sums", "minima", "maxima")]
+        self.names = tuple(names)
+        self.values = tuple(table[process_index].to(self.device) for table in rows)
+
+
+def _add_temperatures(term: Term, prefix: str, sums: dict, minima: dict, maxima: dict) -> None:
+    output = term.output
+    if output.temperatures is None:
+        return
+    rows = output.loss.shape[0] if output.loss.dim() else 1
+    base = f"temperature/{prefix}"
+    count = torch.full((), float(rows), device=output.loss.device)
+    sums[f"{base}rows"] = count
+    t = output.temperatures
+    for side, value in (("student", t.student), ("teacher", t.teacher)):
+        value = value.detach()
+        sums[f"{base}{side}_mean"] = value.mean() * count
+        minima[f"{base}{side}_min"], maxima[f"{base}{side}_max"] = value.amin(), value.amax()
+    extras = {**t.parts, **output.parts}
+    if t.weight.dim():
+        extras["weight_mean"] = t.weight
+    for name, value in extras.items():
+        sums[f"{base}{name}"] = value.detach().float().mean() * count
+
+
+def _add_teacher_accuracy(teacher_logits: Tensor, labels: Tensor | None, sums: dict) -> None:
+    zero = torch.zeros((), device=teacher_logits.device)
+    sums["teacher_accuracy"], sums["teacher_labelled/rows"] = zero, zero
+    if labels is not None:
+        labelled = labels != IGNORE_INDEX
+        sums["teacher_accuracy"] = ((teacher_logits.argmax(-1) == labels) & labelled).sum()
+        sums["teacher_labelled/rows"] = labelled.sum()
+
+
+def warn_if_saturated(objective: DistillationObjective, record: dict[str, Any], warned: set[str]) -> None:
+    """Say once when a learned temperature sits at an end of its interval, where it has stopped learning."""
+    strategies = list(objective.strategies())
+    for name, strategy in strategies:
+        key = "temperature/student_mean" if len(strategies) == 1 else f"temperature/{name}/student_mean"
+        if strategy.bounds is None or key not in record or name in warned:
+            continue
+        low, high = strategy.bounds
+        position = (record[key] - low) / (high - low)
+        if not NEAR_BOUND < position < 1 - NEAR_BOUND:
+            warned.add(name)
+            logger.warning(
+                f"The learned temperature of `{name}` is {record[key]:.3f}, within 1 % of an end of its interval "
+                f"({low:g}, {high:g}): the sigmoid is flat there, so it has all but stopped learning. Widen the "
+                "interval or lower `temperature_learning_rate`."
+            )
+
+
+def warn_if_teacher_guesses(record: dict[str, Any], num_labels: int, seen: list[float], warned: set[str]) -> None:
+    """Say once when the teacher's first labelled training rows do not tell it from guessing.
+
+    Args:
+        record: The window's record; `teacher_labelled` is taken out of it.
+        num_labels: Classes.
+        seen: Right answers and labelled rows so far; updated.
+        warned: What was said already.
+    """
+    rows = record.pop("teacher_labelled", 0.0)
+    if not rows or "teacher" in warned:
+        return
+    seen[0] += record["teacher_accuracy"] * rows
+    seen[1] += rows
+    if seen[1] < TEACHER_CHECK_ROWS:
+        return
+    warned.add("teacher")
+    chance, accuracy = 1 / num_labels, seen[0] / seen[1]
+    if accuracy < chance + 3 * (chance * (1 - chance) / seen[1]) ** 0.5:
+        logger.warning(
+            f"`teacher_model` is right on {accuracy:.1%} of the first {seen[1]:.0f} labelled training rows, where "
+            f"guessing among {num_labels} classes gives {chance:.1%}. Check that its head is trained, that its inputs "
+            "are what it was trained on, and that its label ids match."
+        )

@@ -1,0 +1,454 @@
+"""`DistillationTrainer`: the Hugging Face Trainer with a teacher and a temperature strategy in its loss."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
+from transformers.utils import logging
+
+from ..functional import IGNORE_INDEX, cross_entropy, kl_divergence
+from ..inputs import (
+    LABEL_KEYS,
+    ROW_WEIGHT,
+    TEACHER_LOGITS,
+    DistillationCollator,
+    dataset_columns,
+    logits_of,
+    model_columns,
+    student_inputs,
+)
+from ..methods import build_objective
+from ..objective import DistillationObjective
+from ..teacher import FrozenTeacher, resolve_teacher
+from ..temperatures import Progress
+from ..training_args import DistillationTrainingArguments
+from . import checks
+from .objective_state import ObjectiveState, describe, read_checkpoint, write_checkpoint
+from .scaling import count_rows, mark_repeated_rows
+from .schedule import multi_step_schedule
+from .telemetry import Telemetry, warn_if_saturated, warn_if_teacher_guesses
+
+logger = logging.get_logger(__name__)
+
+
+class DistillationTrainer(Trainer):
+    r"""Trains `model` (the student) on its labels and on what `teacher_model` answers.
+
+    The loss is a `DistillationObjective`: cross-entropy over the labelled rows plus any distillation losses over all
+    rows, each with any temperature strategy. It is normalised by the rows of the whole optimizer step on all
+    processes, so one step on the same rows is the same step for every split into micro-batches and processes, labelled
+    or not. Cross-entropy comes from the logits, never from the model's own loss, so a baseline at `kd_weight=0` is
+    scaled the same way. In evaluation `eval_loss` is the plain cross-entropy of the student and predictions are its
+    logits.
+
+    Args:
+        model: The student: a sequence or image classifier.
+        args: `DistillationTrainingArguments`.
+        data_collator: As in `Trainer`. Labels of -100 or None mean "no label".
+        train_dataset: As in `Trainer`. Columns of either model are kept; columns prefixed `teacher_` go to the teacher
+            alone; a `teacher_logits` column stands in for the teacher.
+        eval_dataset: As in `Trainer`.
+        processing_class: The student's tokenizer or image processor; saved with the student.
+        model_init: As in `Trainer`.
+        compute_loss_func: Refused: the objective is the loss.
+        compute_metrics: As in `Trainer`; sees the student's logits.
+        callbacks: As in `Trainer`.
+        optimizers: As in `Trainer`; for the student. Learned temperatures have their own.
+        optimizer_cls_and_kwargs: As in `Trainer`.
+        preprocess_logits_for_metrics: As in `Trainer`.
+        teacher_model: A classifier, its Hub id or path, or a callable from the batch's columns to logits. May be None
+            at `kd_weight=0` or with a `teacher_logits` column. It is frozen, put in eval mode and never saved.
+        objective: What to minimise; None builds `args.method`.
+        teacher_processing_class: The teacher's tokenizer, to pad `teacher_` columns with.
+
+    Raises:
+        TypeError: `args` or the teacher is of the wrong kind.
+        ValueError: Arguments that contradict each other, a teacher that does not fit, or labels outside the classes.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: nn.Module | None = None,
+        args: DistillationTrainingArguments | None = None,
+        data_collator: Callable | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable | None = None,
+        callbacks: list | None = None,
+        optimizers: tuple = (None, None),
+        optimizer_cls_and_kwargs: tuple | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        *,
+        teacher_model: nn.Module | str | Callable[..., Any] | None = None,
+        objective: DistillationObjective | None = None,
+        teacher_processing_class: Any = None,
+    ):
+        if args is None:
+            args = DistillationTrainingArguments(output_dir="tmp_trainer")
+        checks.check_arguments(args, compute_loss_func, objective)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        checks.check_student(self.model)
+        self.label_name = checks.single_label_name(self.label_names)
+        self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model)
+        self.data_collator = self._distillation_collator(teacher_processing_class)
+        self._given_objective = objective
+        self._initial_objective_state = None
+        self._built_from: tuple | None = None
+        self.objective = objective if objective is not None else self._build_objective()
+        checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
+        checks.check_labels(train_dataset, self.label_name, checks.num_labels(self.model), "train_dataset")
+        self._objective_state: ObjectiveState | None = None
+        self._telemetry: Telemetry | None = None
+        self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
+        self._first_loss_step = 0
+        self._updates_per_epoch: int | None = None
+        self._warned: set[str] = set()
+        self._teacher_seen = [0.0, 0.0]
+        self._last_flush_step = 0
+        self._evaluation_rows: dict[str, list[Tensor]] | None = None
+        self.add_callback(_ObjectiveSteps(self))
+
+    def _distillation_collator(self, teacher_processing_class: Any) -> DistillationCollator:
+        teacher_collator = None
+        if teacher_processing_class is not None and hasattr(teacher_processing_class, "pad"):
+            from transformers import DataCollatorWithPadding
+
+            teacher_collator = DataCollatorWithPadding(teacher_processing_class)
+        return DistillationCollator(self.data_collator, teacher_collator)
+
+    def _build_objective(self) -> DistillationObjective:
+        """The objective that the arguments name; with its own random stream, so that it changes no other draw."""
+        args = self.args
+        weights = {name: getattr(args, name) for name in ("ce_weight", "kd_weight") if getattr(args, name) is not None}
+        self._built_from = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            return build_objective(
+                args.method, num_labels=checks.num_labels(self.model), **{**(args.method_kwargs or {}), **weights}
+            )
+
+    # ---- Data
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns of both models: the Trainer would drop what the student does not name."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            student = model_columns(self.model) or []
+            teacher = None if self.teacher is None else self.teacher.columns
+            wanted = [*dataset_columns(student, teacher), *self._signature_columns, *LABEL_KEYS]
+            self._signature_columns = list(dict.fromkeys(wanted))
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimizer step, with repeated rows marked, and their counts."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        mark_repeated_rows(batches, self.accelerator)
+        return batches, count_rows(batches, self.label_name, self.accelerator)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
+        """Nothing: rows are counted in `get_batch_samples`, once and in one collective."""
+        return None
+
+    # ---- Loss
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """The objective of a micro-batch, as its share of the whole optimizer step.
+
+        In eval mode, the plain cross-entropy over the labelled rows.
+
+        Args:
+            model: The student as the Trainer wrapped it. It is the one that is called.
+            inputs: The batch.
+            return_outputs: Also return `{"logits": …}`.
+            num_items_in_batch: Rows and labelled rows of the optimizer step, over all processes; None takes this
+                batch's mean.
+        """
+        student_logits = logits_of(model(**student_inputs(inputs, model_columns(self.model))), "model")
+        labels = inputs.get(self.label_name)
+        checks.check_label_shape(labels, student_logits)
+        if model.training:
+            loss = self._training_loss(student_logits, inputs, labels, num_items_in_batch)
+        else:
+            loss = _mean_cross_entropy(student_logits, labels)
+        return (loss, {"logits": student_logits}) if return_outputs else loss
+
+    def _training_loss(
+        self, student_logits: Tensor, inputs: dict[str, Any], labels: Tensor | None, counts: Tensor | None
+    ) -> Tensor:
+        teacher_logits = None
+        if self.objective.needs_teacher:
+            teacher_logits = self._teacher_logits(inputs)
+        scale, num_rows, num_labelled = 1, None, None
+        if counts is not None:
+            # DDP averages gradients over processes, so each one's share is scaled up by their number
+            scale = self.accelerator.num_processes
+            num_rows, num_labelled = counts[0].clamp(min=1) / scale, counts[1].clamp(min=1) / scale
+        is_first = self._telemetry is not None and "first batch" not in self._warned
+        if is_first:
+            self._warned.add("first batch")
+            checks.check_first_batch(student_logits, teacher_logits, labels)
+        output = self.objective(
+            student_logits,
+            teacher_logits,
+            labels,
+            progress=self._progress(),
+            label_smoothing=self.args.label_smoothing_factor,
+            num_rows=num_rows,
+            num_labelled=num_labelled,
+            row_weight=inputs.get(ROW_WEIGHT),
+        )
+        if is_first:
+            checks.check_temperatures(output)
+        if self._telemetry is not None:
+            self._telemetry.update(output, teacher_logits, labels, self.state.global_step)
+        return output.loss
+
+    def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
+        if self.teacher is not None:
+            return self.teacher.logits(inputs, self.accelerator)
+        if TEACHER_LOGITS not in inputs:
+            raise ValueError(
+                f"`DistillationTrainer` needs teacher logits at kd_weight={self.objective.kd_weight:g}, but has no "
+                f"`teacher_model` and the batch has no `{TEACHER_LOGITS}` column (it has {', '.join(inputs)}). Pass "
+                "one."
+            )
+        return inputs[TEACHER_LOGITS].detach()
+
+    def _progress(self) -> Progress:
+        """Where training is: the same for all micro-batches of an optimizer step."""
+        fraction = self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
+        return Progress(epoch=float(self.state.epoch or 0.0), fraction=min(fraction, 1.0))
+
+    # ---- Training
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Bind everything that belongs to one run, then train."""
+        self._begin_run()
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._telemetry = None
+
+    def _begin_run(self) -> None:
+        """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
+        args = self.args
+        checks.check_student(self.model)
+        settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
+        if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
+            self.objective = self._build_objective()
+        elif self._given_objective is not None and self.model_init is not None:
+            if self._initial_objective_state is None:
+                state = self.objective.state_dict()
+                self._initial_objective_state = {name: value.clone() for name, value in state.items()}
+            self.objective.load_state_dict(self._initial_objective_state)
+        checks.check_teacher_presence(self.objective, self.teacher, self.train_dataset, args.evaluate_with_teacher)
+        self._objective_state = ObjectiveState(
+            self.objective,
+            self.accelerator,
+            learning_rate=args.temperature_learning_rate,
+            momentum=args.temperature_momentum,
+            weight_decay=args.temperature_weight_decay,
+        )
+        self._telemetry = Telemetry(args.device)
+        self._resumed = ({}, {})
+        self._first_loss_step = 0
+        self._warned = set()
+
+    def set_initial_training_values(self, args, dataloader):
+        """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
+        values = super().set_initial_training_values(args, dataloader)
+        self._updates_per_epoch = values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`lr_milestones` if given, else as in `Trainer`."""
+        if self.args.lr_milestones and self.lr_scheduler is None:
+            self.lr_scheduler = multi_step_schedule(
+                optimizer or self.optimizer,
+                milestones=self.args.lr_milestones,
+                gamma=self.args.lr_gamma,
+                updates_per_epoch=self._updates_per_epoch or num_training_steps / self.args.num_train_epochs,
+                warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
+        """As in `Trainer`, with the mean loss over the whole run also after a resume."""
+        output = super()._finalize_training(trial, num_train_samples, start_time)
+        return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
+
+    # ---- Evaluation
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ):
+        """As in `Trainer`, with a loss that is the exact mean over labelled rows, repeated rows left out."""
+        self._evaluation_rows = {}
+        try:
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+            rows = {name: torch.cat(parts).double() for name, parts in self._evaluation_rows.items()}
+        finally:
+            self._evaluation_rows = None
+        output.metrics.pop(f"{metric_key_prefix}_loss", None)
+        for name, values in rows.items():
+            known = values[~values.isnan()] if name != "loss" else values[rows["labelled"] > 0]
+            if name != "labelled" and len(known):
+                output.metrics[f"{metric_key_prefix}_{name}"] = known.mean().item()
+        return output
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list | None = None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The student's loss, logits and labels; logits only, whatever else the model returns."""
+        inputs = self._prepare_inputs(inputs)
+        labels = inputs.get(self.label_name)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            student_logits = logits_of(model(**student_inputs(inputs, model_columns(self.model))), "model").detach()
+            rows = {}
+            if labels is not None:
+                checks.check_label_shape(labels, student_logits)
+                rows["loss"] = cross_entropy(student_logits, labels)
+                rows["labelled"] = (labels != IGNORE_INDEX).float()
+            if self.args.evaluate_with_teacher:
+                rows |= self._compare_with_teacher(student_logits, self._teacher_logits(inputs), labels)
+        if self._evaluation_rows is not None:
+            for name, values in rows.items():
+                self._evaluation_rows.setdefault(name, []).append(self.gather_function(values))
+        loss = None if labels is None else _mean_cross_entropy(student_logits, labels)
+        return (loss, None, None) if prediction_loss_only else (loss, student_logits, labels)
+
+    @staticmethod
+    def _compare_with_teacher(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None) -> dict:
+        choice = teacher_logits.argmax(-1)
+        rows = {
+            "agreement": (student_logits.argmax(-1) == choice).float(),
+            "teacher_kl": kl_divergence(teacher_logits, student_logits),
+        }
+        if labels is not None:
+            rows["teacher_accuracy"] = (choice == labels).float().masked_fill(labels == IGNORE_INDEX, torch.nan)
+        return rows
+
+    # ---- Logging
+
+    def log(self, logs: dict[str, float], start_time: float | None = None, *args: Any, **kwargs: Any) -> None:
+        """As in `Trainer`; training records also carry the components and temperatures of their window."""
+        if self._telemetry is not None and ("loss" in logs or "train_loss" in logs):
+            self._telemetry.raise_if_non_finite(self.accelerator, self._last_checkpoint())
+        if self._telemetry is not None and "loss" in logs:
+            steps = self.state.global_step - self._last_flush_step
+            self._last_flush_step = self.state.global_step
+            record = self._telemetry.flush(self.accelerator, steps)
+            warn_if_saturated(self.objective, record, self._warned)
+            warn_if_teacher_guesses(record, checks.num_labels(self.model) or 2, self._teacher_seen, self._warned)
+            logs.update(record)
+        if self._telemetry is not None and "train_loss" in logs:
+            steps = self.state.global_step - self._first_loss_step
+            logs["train_loss"] = self._total_loss_scalar / max(steps, 0.001)
+        super().log(logs, start_time, *args, **kwargs)
+
+    def _last_checkpoint(self) -> str | None:
+        folders = [p for p in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.is_dir()]
+        steps = {int(p.name.rsplit("-", 1)[1]): p for p in folders if p.name.rsplit("-", 1)[1].isdigit()}
+        return str(steps[max(steps)]) if steps else None
+
+    # ---- Checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run."""
+        if self._telemetry is not None and not self.args.save_only_model:
+            self._telemetry.raise_if_non_finite(self.accelerator, self._last_checkpoint())
+            tensors = {
+                **self._objective_state.state(),
+                **self._telemetry.state(self.accelerator),
+                "trainer.loss_window": self.accelerator.gather(self._tr_loss.reshape(1, 1)).cpu(),
+                "trainer.total_loss": torch.tensor([self._total_loss_scalar], dtype=torch.float64),
+            }
+            manifest = {
+                "objective": describe(self.objective),
+                "num_processes": self.accelerator.num_processes,
+                "telemetry_names": list(self._telemetry.names),
+                "last_log_step": self._globalstep_last_logged,
+                "first_loss_step": self._first_loss_step,
+            }
+            if self.args.should_save:
+                folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                write_checkpoint(folder, tensors, manifest)
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As in `Trainer`, then the learned temperatures and their momentum."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._resumed = read_checkpoint(Path(checkpoint), self.objective)
+            if self._resumed[0]:
+                self._objective_state.load_state(self._resumed[0], checkpoint)
+
+    def _restore_window(self) -> None:
+        """Continue the logging window of a resumed run, so that its next record is the uninterrupted run's."""
+        tensors, manifest = self._resumed
+        self._resumed = ({}, {})
+        self._last_flush_step = self.state.global_step
+        self._first_loss_step = self.state.global_step
+        if not tensors or manifest["num_processes"] != self.accelerator.num_processes:
+            return
+        index = self.accelerator.process_index
+        self._telemetry.load_state(tensors, manifest["telemetry_names"], index)
+        self._tr_loss = tensors["trainer.loss_window"][index].reshape(()).to(self._tr_loss)
+        self._total_loss_scalar = tensors["trainer.total_loss"].item()
+        self._globalstep_last_logged = self._last_flush_step = manifest["last_log_step"]
+        self._first_loss_step = manifest["first_loss_step"]
+
+
+class _ObjectiveSteps(TrainerCallback):
+    """Steps the learned temperatures beside the student's optimizer."""
+
+    def __init__(self, trainer: DistillationTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._restore_window()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer._objective_state.synchronize()
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        group = self.trainer.optimizer.param_groups[0]
+        initial = group.get("initial_lr", args.learning_rate)
+        self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
+
+
+def _mean_cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Cross-entropy over the labelled rows; 0 where there are none."""
+    if labels is None:
+        return logits.new_zeros(())
+    return cross_entropy(logits, labels).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)

@@ -1,0 +1,100 @@
+"""Training arguments: the Trainer's own plus the objective's, scalars, names and plain dicts only."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from .registry import check_number, suggestion
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the distillation objective by name and number.
+
+    Everything here pickles and goes to JSON: the trainer builds the objects. `HfArgumentParser` parses it.
+
+    Args:
+        method: A key of `hf_kd.METHODS`; used when the trainer gets no `objective`.
+        method_kwargs: Parameters of the method, as in `hf_kd.build_objective(method, **method_kwargs)`.
+        ce_weight: Weight of the cross-entropy; None for the method's own.
+        kd_weight: Weight of the distillation term; None for the method's own. At 0 no teacher runs.
+        temperature_learning_rate: Learning rate of the SGD that steps learned temperatures. It follows the student's
+            schedule, not the student's learning rate.
+        temperature_momentum: Momentum of that SGD.
+        temperature_weight_decay: Weight decay of that SGD. The authors of CTKD let the student's act on it (5e-4 on
+            CIFAR-100), which pulls the temperature towards the middle of its interval.
+        evaluate_with_teacher: Add the teacher's accuracy, agreement and KL to each evaluation. Costs a teacher pass.
+        lr_milestones: Epochs after which the learning rate is multiplied by `lr_gamma`; replaces the scheduler.
+        lr_gamma: The factor at each milestone.
+        logging_nan_inf_filter: Off: the filter syncs on every micro-batch and hides NaN. The trainer stops instead.
+    """
+
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "method_kwargs"]
+
+    method: str | None = field(default="kd", metadata={"help": "Distillation method, a name from `hf-kd methods`."})
+    method_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Parameters of the method, e.g. '{\"temperature\": 2.0}'."}
+    )
+    ce_weight: float | None = field(default=None, metadata={"help": "Weight of the cross-entropy."})
+    kd_weight: float | None = field(default=None, metadata={"help": "Weight of the distillation term; 0: no teacher."})
+    temperature_learning_rate: float = field(
+        default=0.05, metadata={"help": "Learning rate of the SGD that steps learned temperatures."}
+    )
+    temperature_momentum: float = field(default=0.9, metadata={"help": "Momentum of the temperatures' SGD."})
+    temperature_weight_decay: float = field(default=0.0, metadata={"help": "Weight decay of the temperatures' SGD."})
+    evaluate_with_teacher: bool = field(
+        default=False, metadata={"help": "Add teacher accuracy, agreement and KL to each evaluation."}
+    )
+    lr_milestones: list[float] | None = field(
+        default=None, metadata={"help": "Epochs after which the learning rate is multiplied by `lr_gamma`."}
+    )
+    lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of `lr_milestones`."})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a non-finite loss stops the run."})
+
+    def __post_init__(self):
+        """Check what can be checked without a model."""
+        super().__post_init__()
+        owner = type(self).__name__
+        why = "it multiplies a loss that is minimised. Pass 0.0 to switch the term off, None for the method's own."
+        for name in ("ce_weight", "kd_weight"):
+            if getattr(self, name) is not None:
+                setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0))
+        why = "the temperatures' SGD would step against its purpose or diverge. The paper's setting is .05, .9, 0."
+        for name in ("temperature_learning_rate", "temperature_momentum", "temperature_weight_decay"):
+            setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0))
+        self._check_milestones(owner)
+        if isinstance(self.method_kwargs, str):
+            raise ValueError(
+                f"`{owner}(method_kwargs=...)` must be a mapping or its JSON, got {self.method_kwargs!r}. Pass e.g. "
+                "'{\"temperature\": 2.0}'."
+            )
+        try:
+            json.dumps(self.method_kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"`{owner}(method_kwargs={self.method_kwargs!r})` holds an object that does not go to JSON ({error}), "
+                "so checkpoints and logs could not carry it. Pass names and numbers here, or hand the objects to "
+                "`DistillationTrainer(objective=...)`."
+            ) from error
+        if self.method is not None:
+            from .methods import METHODS
+
+            if self.method not in METHODS:
+                raise ValueError(
+                    f"`{owner}(method=...)` got the unknown method {self.method!r}.{suggestion(self.method, METHODS)}"
+                )
+
+    def _check_milestones(self, owner: str) -> None:
+        if self.lr_milestones is None:
+            return
+        if self.lr_scheduler_type not in ("linear", "constant"):
+            raise ValueError(
+                f"`{owner}(lr_milestones={self.lr_milestones!r}, lr_scheduler_type={str(self.lr_scheduler_type)!r})`: "
+                "the milestones are the whole schedule, so the other one would be ignored. Pass one of them."
+            )
+        why = "it is an epoch number. Pass e.g. [150, 180, 210]."
+        for milestone in self.lr_milestones:
+            check_number(owner, "lr_milestones", milestone, why, low=0.0)
+        check_number(owner, "lr_gamma", self.lr_gamma, "it multiplies the learning rate.", low=0.0, low_open=True)
