@@ -1,0 +1,109 @@
+"""Figures from logs alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+COLORS = {"student": "#0072b2", "teacher": "#d55e00"}  # told apart with any colour vision
+TEMPERATURE = "temperature/"
+
+
+def read_log_history(folder: str | Path) -> list[dict[str, Any]]:
+    """The log records of a finished run, from the `trainer_state.json` in its folder.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    path = Path(folder) / "trainer_state.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"`read_log_history({str(folder)!r})` found no {path.name} there, so there is no log to draw. Give the "
+            "output folder of a finished run or a checkpoint."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))["log_history"]
+
+
+def temperature_series(history: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
+    """Temperatures over time from log records: `{loss or "": {"step": [...], "student_mean": [...], …}}`.
+
+    The key is empty for objectives with one loss, whose records carry no loss name.
+    """
+    series: dict[str, dict[str, list[float]]] = {}
+    for record in history:
+        losses = {key.removeprefix(TEMPERATURE).rpartition("/")[0] for key in record if key.startswith(TEMPERATURE)}
+        for loss in sorted(losses):
+            prefix = TEMPERATURE + (f"{loss}/" if loss else "")
+            columns = series.setdefault(loss, {"step": []})
+            columns["step"].append(record["step"])
+            for key, value in record.items():
+                name = key.removeprefix(prefix)
+                if key.startswith(prefix) and "/" not in name:
+                    columns.setdefault(name, []).append(value)
+    return series
+
+
+def plot_temperatures(histories: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, title: str) -> Path:
+    """Draw both temperatures over time, one panel per run and loss: the mean, with a band from minimum to maximum.
+
+    Args:
+        histories: Name -> log records, as `read_log_history` gives them. Runs without temperatures are left out.
+        path: Where the PNG goes.
+        title: Above all panels.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: No run has a temperature to draw.
+    """
+    panels = [
+        (f"{name}, {loss.removeprefix('kd_')}" if loss else name, columns)
+        for name, history in histories.items()
+        for loss, columns in temperature_series(history).items()
+    ]
+    if not panels:
+        raise ValueError(
+            f"`plot_temperatures` got the runs {', '.join(histories) or 'none'}, whose logs hold no temperatures. Log "
+            "at least once per run (`logging_steps`), with kd_weight > 0."
+        )
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4 * columns, 2.6 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axis, (name, values) in zip(axes.flat, panels, strict=False):
+        _draw(axis, name, values)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    for index, axis in enumerate(axes.flat):  # the last panel of each column says what the axis is
+        if index < len(panels) <= index + columns:
+            axis.set_xlabel("optimizer step")
+            axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("temperature")
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(title)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _draw(axis: Axes, name: str, values: Mapping[str, list[float]]) -> None:
+    steps = values["step"]
+    for side, style in (("teacher", "--"), ("student", "-")):
+        axis.fill_between(steps, values[f"{side}_min"], values[f"{side}_max"], color=COLORS[side], alpha=0.18, lw=0)
+        axis.plot(steps, values[f"{side}_mean"], style, color=COLORS[side], lw=1.8, label=f"{side} (mean, min–max)")
+    axis.set_title(name, fontsize="medium")
+    axis.set_yscale("log")
+    ticks = [0.5, 1, 2, 4, 8, 16]
+    axis.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
