@@ -1,0 +1,237 @@
+"""The command line: `hf-kd train`, `hf-kd methods`. The only module that prints.
+
+Everything heavy is imported inside the commands, so that `--help` answers at once.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .experiment import ExperimentResult
+    from .methods import Method, Setting
+
+FAILED, REFUSED = 1, 2
+
+app = typer.Typer(
+    name="hf-kd",
+    help="Knowledge distillation of image and text classifiers inside the Hugging Face Trainer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Terminals give their width; pipes and files get one that does not fold tables."""
+    console = Console(stderr=stderr, highlight=False, quiet=not _is_first_process())
+    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=160, quiet=console.quiet)
+
+
+def _say(line: str = "", *, stderr: bool = False) -> None:
+    _console(stderr=stderr).print(line, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def reported(debug: bool, what: str = "CONFIG") -> Iterator[None]:
+    """Turn what a command raises into words and an exit code: 2 for wrong input, 1 for a run that failed."""
+    from .registry import ConfigError
+
+    try:
+        yield
+    except ConfigError as error:
+        count = len(error.problems)
+        _say(f"{what}: {count} problem{'s' if count > 1 else ''}", stderr=True)
+        for problem in error.problems:
+            _say(f"  {problem}", stderr=True)
+        if debug:
+            traceback.print_exc()
+        raise typer.Exit(REFUSED) from error
+    except KeyboardInterrupt as error:
+        _say("Interrupted. Resume from the last checkpoint with training.resume_from_checkpoint=true.", stderr=True)
+        raise typer.Exit(130) from error
+    except Exception as error:  # whatever goes wrong in a run ends in one line, or in the traceback on request
+        if debug:
+            raise
+        rank = "" if "RANK" not in os.environ else f" on process {os.environ['RANK']}"
+        line = " ".join(f"FAILED{rank}: {type(error).__name__}: {error}".split())
+        print(line, "(--debug shows the traceback)", file=sys.stderr)
+        raise typer.Exit(FAILED) from error
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"hf_kd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# train
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, e.g. configs/embedded/digits_student.yaml.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Overrides, dotted: training.learning_rate=1e-4 method=ctkd method.start=2.",
+        ),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Train the student that CONFIG describes, score it, and save it.
+
+    The whole configuration is checked before anything is loaded. On several processes: torchrun --nproc_per_node 2 -m
+    hf_kd train CONFIG.
+    """
+    with reported(debug):
+        from .experiment import load_config, run_experiment
+
+        result = run_experiment(load_config(config, overrides or ()))
+        _console().print(result_table(result))
+        _say(f"Saved in {result.output_dir} (student, results.json, resolved_config.yaml).")
+
+
+def result_table(result: "ExperimentResult") -> Table:
+    """The scores of a run, one row per metric."""
+    teacher = "" if result.teacher_parameters is None else f" from {result.teacher_parameters:,}"
+    labels = "" if result.labelled_rows == result.train_rows else f", {result.labelled_rows:,} of them labelled"
+    table = Table(
+        title=f"{result.data}: {result.student_parameters:,} parameters{teacher}; {result.train_rows:,} training rows"
+        f"{labels}; {result.train_seconds:.1f} s of training",
+        title_justify="left",
+        box=box.SIMPLE,
+    )
+    table.add_column("metric")
+    table.add_column("validation", justify="right")
+    table.add_column("test", justify="right")
+    for name in {**result.validation, **result.test}:
+        cells = (split.get(name) for split in (result.validation, result.test))
+        table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells))
+    return table
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# methods
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method with its settings and their sources.")] = None,
+) -> None:
+    """List the published methods, or show one."""
+    with reported(debug=False, what="METHODS"):
+        from .methods import METHODS, get_method
+
+        if name is None:
+            _console().print(methods_table(METHODS))
+            _say("hf-kd methods NAME shows a method's formula, settings and sources.")
+        else:
+            _show_method(name, get_method(name))
+
+
+def methods_table(table_of_methods: Mapping[str, "Method"]) -> Table:
+    """All methods, one row each."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("title", overflow="fold")
+    table.add_column("temperature", no_wrap=True)
+    table.add_column("parameters and defaults", overflow="fold")
+    table.add_column("paper", overflow="fold")
+    for name, method in table_of_methods.items():
+        parameters = ", ".join(f"{key}={_number(value)}" for key, value in method.default.values.items())
+        cells = (method.title, method.strategy, parameters, f"{method.paper}, {method.url}")
+        table.add_row(name, *(Text(cell) for cell in cells))
+    return table
+
+
+def _show_method(name: str, method: "Method") -> None:
+    _say(f"{name}: {method.title}")
+    _say(f"  {method.formula}")
+    _say(f"  {method.paper}, {method.url}")
+    if method.notes:
+        _say(f"  {method.notes}")
+    _say()
+    _console().print(_parameters_table(name, method))
+    table = Table(title="Settings", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("benchmark", "pair", "values", "source"):
+        table.add_column(column, overflow="fold", no_wrap=column in ("benchmark", "pair"))
+    rows: list[tuple[str, str, Setting]] = [("(default)", "", method.default)]
+    for benchmark, setting in method.benchmarks.items():
+        pairs = method.pairs.get(benchmark, {})
+        rows += [(benchmark, "", setting), *((benchmark, pair, values) for pair, values in pairs.items())]
+    for benchmark, pair, setting in rows:
+        values = ", ".join(f"{key}={_number(value)}" for key, value in setting.values.items())
+        table.add_row(*(Text(cell) for cell in (benchmark, pair, values, setting.source)))
+    _console().print(table)
+    _say(f"Use: method: {{name: {name}}}, with `benchmark`, `pair` or any parameter beside `name`.")
+
+
+def _parameters_table(name: str, method: "Method") -> Table:
+    from .methods import COMMON_PARAMETERS
+    from .registry import accepted_arguments
+    from .temperatures import TEMPERATURES
+
+    arguments = {
+        key: parameter.default
+        for key, parameter in accepted_arguments(TEMPERATURES[method.strategy]).items()
+        if key != "num_labels" and parameter.kind is not parameter.VAR_KEYWORD
+    }
+    table = Table(title="Parameters", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("name", "default", "of"):
+        table.add_column(column)
+    for key in dict.fromkeys([*COMMON_PARAMETERS, *method.parameters, *arguments]):
+        default = method.default.values.get(key, arguments.get(key))
+        if key == "temperature" and key not in arguments and default is None:
+            default = "the strategy's"
+        owner = f"method {name}" if key in (*COMMON_PARAMETERS, *method.parameters) else f"strategy {method.strategy}"
+        table.add_row(key, Text(_number(default)), owner)
+    return table
+
+
+def _number(value: Any) -> str:
+    """Fractions of a paper's run as such: 20/240 says more than 0.0833."""
+    if isinstance(value, float):
+        for run in (240, 120):
+            epochs = value * run
+            if 0 < value < 1 and abs(epochs - round(epochs)) < 1e-9 and round(value, 3) != value:
+                return f"{round(epochs)}/{run}"
+    return f"{value:g}" if isinstance(value, float) else ("none" if value is None else str(value))

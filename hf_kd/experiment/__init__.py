@@ -1,0 +1,13 @@
+"""Experiments: a strict configuration in, a trained, scored and saved student out."""
+
+from .config import ExperimentConfig, load_config, parse_config
+from .run import ExperimentResult, dump_resolved, run_experiment
+
+__all__ = [
+    "ExperimentConfig",
+    "ExperimentResult",
+    "dump_resolved",
+    "load_config",
+    "parse_config",
+    "run_experiment",
+]

@@ -1,0 +1,383 @@
+"""What types alone cannot check: methods, training arguments, architectures, and sections that need each other.
+
+Everything here works on the raw sections, well-formed or not, so that all problems come out together, and nothing here
+loads a model, a data set or anything from the network.
+"""
+
+import enum
+import functools
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import BaseModel, ConfigDict, Field, create_model
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.trainer_utils import get_last_checkpoint
+
+from ..data import EMBEDDED
+from ..losses import LOSSES, DistillationLoss
+from ..methods import METHODS, build_objective
+from ..objective import DistillationObjective
+from ..registry import build, check_number, suggestion
+from ..teacher import auto_class
+from ..training_args import DistillationTrainingArguments
+from .config import nearest, structure_problems
+
+# Stands for the number of classes until the data are loaded; any number of two or more gives the same verdict.
+_NUM_LABELS = 10
+
+_ELSEWHERE = {
+    "output_dir": "set `output_dir` at the top level",
+    "seed": "set `seed` at the top level",
+    "method": "name it in the section `method`",
+    "method_kwargs": "give the parameters in the section `method`",
+    "ce_weight": "set it in the section `method` or `objective`",
+    "kd_weight": "set it in the section `method` or `objective`",
+    "hub_token": "it would be written to disk; log in with `hf auth login` or set HF_TOKEN",
+    "local_rank": "the launcher sets it",
+    "do_train": "a run always trains",
+    "do_eval": "a run always evaluates at the end; see `eval_strategy` for more often",
+    "do_predict": "a run always scores the test split at the end",
+    "label_names": "name the column in `data.label_column`",
+    "parallelism_config": "set it up with `accelerate config`",
+}
+
+# What the Trainer would only find out in the middle of its own set-up, or not at all.
+_AT_LEAST = {
+    "learning_rate": 0.0,
+    "num_train_epochs": 0.0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "weight_decay": 0.0,
+    "warmup_steps": 0.0,
+    "dataloader_num_workers": 0,
+}
+
+
+def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The sections, with YAML's bare `no` put right, and all problems between and inside them."""
+    given = dict(given)
+    objective, problems = _objective_problems(given)
+    problems += _teacher_problems(given, objective)
+    problems += _student_problems(given.get("student"))
+    problems += _data_problems(given.get("data"))
+    if isinstance(given.get("training"), Mapping):
+        given["training"], more = _training_problems(given["training"], given.get("output_dir"))
+        problems += more
+    return given, problems
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Method and objective
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def objective_from(section: Mapping[str, Any], num_labels: int) -> DistillationObjective:
+    """The objective of a well-formed `objective` section."""
+    specs = enumerate(section.get("losses", []))
+    losses = [_weighted_loss(spec, f"losses.{index}", num_labels) for index, spec in specs]
+    frame = {key: value for key, value in section.items() if key != "losses"}
+    return DistillationObjective(losses, **frame)
+
+
+def _weighted_loss(spec: Mapping[str, Any], path: str, num_labels: int) -> tuple[float, DistillationLoss]:
+    parameters = {key: value for key, value in spec.items() if key != "loss_weight"}
+    why = "it multiplies a loss that is minimised."
+    weight = check_number("DistillationObjective", "loss_weight", spec.get("loss_weight", 1.0), why, low=0.0)
+    return weight, build(LOSSES, parameters, path, kind="distillation loss", context={"num_labels": num_labels})
+
+
+def _objective_problems(given: Mapping[str, Any]) -> tuple[DistillationObjective | None, list[str]]:
+    method, objective = given.get("method"), given.get("objective")
+    if method is None and objective is None:
+        return None, ["method: a run needs a `method`, e.g. method=kd, or an `objective`."]
+    if method is not None and objective is not None:
+        return None, ["objective: stands beside `method`, and each is the whole objective. Remove one of them."]
+    with torch.random.fork_rng(devices=[]):
+        if isinstance(method, Mapping):
+            return _method_problems(method)
+        if isinstance(objective, Mapping):
+            return _mix_problems(objective)
+    return None, []
+
+
+def _method_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
+    if not isinstance(section.get("name"), str):
+        got = f", got {section['name']!r}" if "name" in section else ""
+        return None, [f"method.name: expected the name of a method{got}.{suggestion('', METHODS)}"]
+
+    def make(spec: Mapping[str, Any]) -> DistillationObjective:
+        return build_objective(spec["name"], num_labels=_NUM_LABELS, **{k: v for k, v in spec.items() if k != "name"})
+
+    reserved = [f"method.{key}: the data set it." for key in section if key == "num_labels"]
+    spec = {str(key): value for key, value in section.items() if key != "num_labels"}
+    built, problems = probe(make, spec, "method", fatal=("name",))
+    return built, reserved + problems
+
+
+def _mix_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
+    losses = section.get("losses") or []
+    if not isinstance(losses, list):
+        return None, []  # the structure check has said so
+    problems = []
+    for index, spec in enumerate(losses):
+        if isinstance(spec, Mapping):
+            spec = {str(key): value for key, value in spec.items()}
+            label = f"objective.losses.{index}"
+            problems += probe(lambda part: _weighted_loss(part, "", _NUM_LABELS), spec, label, ("name",))[1]
+    known = ("ce_weight", "kd_weight", "losses", "warmup", "warmup_epochs")
+    frame = {key: section[key] for key in known if key in section}
+    if problems or not {"ce_weight", "kd_weight"} <= frame.keys():
+        return None, problems
+    return probe(lambda part: objective_from(part, _NUM_LABELS), frame, "objective", ("ce_weight", "kd_weight"))
+
+
+def probe(
+    make: Callable[[Mapping[str, Any]], Any], spec: Mapping[str, Any], label: str, fatal: tuple[str, ...] = ()
+) -> tuple[Any, list[str]]:
+    """Build from `spec`, and after each failure again without the keys at fault, to learn of every problem.
+
+    Args:
+        make: The builder.
+        spec: Its arguments.
+        label: Where `spec` stands in the configuration.
+        fatal: Keys without which there is no second attempt.
+
+    Returns:
+        What was built if nothing failed, and the problems.
+    """
+    problems: list[str] = []
+    spec = dict(spec)
+    while True:
+        try:
+            built = make(spec)
+            return (None if problems else built), problems
+        except (ValueError, TypeError) as error:
+            located = [_locate(line, spec) for line in getattr(error, "problems", [str(error)])]
+        problems += [f"{'.'.join([label, *path])}: {text}" for path, text in located]
+        culprits = [path for path, _ in located if path and path[0] in spec]
+        if not culprits or any(path[0] in fatal for path in culprits):
+            return None, problems
+        for path in culprits:
+            spec = _without(spec, path)
+        if ["benchmark"] in culprits:
+            spec.pop("pair", None)  # a pair means nothing without its benchmark
+
+
+def _without(spec: Mapping[str, Any], path: list[str]) -> dict[str, Any]:
+    """`spec` without the value at `path`, or without the deepest part of the path that is there."""
+    head, *rest = path
+    inner = spec.get(head)
+    if rest and isinstance(inner, Mapping) and rest[0] in inner and rest != ["name"]:
+        return {**spec, head: _without(inner, rest)}
+    return {key: value for key, value in spec.items() if key != head}
+
+
+def _locate(line: str, spec: Mapping[str, Any]) -> tuple[list[str], str]:
+    """Split a problem line into its path below the section and the text."""
+    match = re.match(r"([\w.\[\]-]+): ", line)
+    path, text = (match[1].split("."), line[match.end() :]) if match else ([], line)
+    argument = re.match(r"`\w+\((\w+)=", text)
+    if not argument or path not in ([], ["temperature"]):
+        return path, text
+    # A component speaks of its own argument: find where that was written.
+    name, nested = argument[1], spec.get("temperature")
+    if isinstance(nested, Mapping) and name in nested:
+        return ["temperature", name], text
+    if name in spec:
+        return [name], text
+    got = re.search(r", got (.+?): ", text)
+    same = [key for key, value in spec.items() if got and repr(value) == got[1]]
+    return (same if len(same) == 1 else path), text
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Teacher, student, data
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _teacher_problems(given: Mapping[str, Any], objective: DistillationObjective | None) -> list[str]:
+    teacher = given.get("teacher")
+    if objective is not None and objective.needs_teacher and teacher is None:
+        where = "method" if "method" in given else "objective"
+        return [
+            f"teacher: is required, because the run distils at {where}.kd_weight={objective.kd_weight:g}. Give "
+            f"teacher.model, or set {where}.kd_weight=0 to train without one."
+        ]
+    if not isinstance(teacher, Mapping):
+        return []
+    problems = _folder_problems("teacher.model", teacher.get("model"))
+    training = given.get("training")
+    compared = isinstance(training, Mapping) and training.get("evaluate_with_teacher")
+    if objective is not None and not objective.needs_teacher and not compared:
+        problems.append(
+            "teacher: would not be used, because the distillation weight is 0. Remove it (teacher=null), or set "
+            "training.evaluate_with_teacher=true to compare the student with it."
+        )
+    return problems
+
+
+def _student_problems(student: Any) -> list[str]:
+    if not isinstance(student, Mapping):
+        return []
+    if (student.get("model") is None) == (student.get("config") is None):
+        return ["student: needs exactly one of `model` (start from a checkpoint) and `config` (start from scratch)."]
+    problems = [
+        *_folder_problems("student.model", student.get("model")),
+        *_folder_problems("student.processor", student.get("processor")),
+    ]
+    if isinstance(student.get("config"), Mapping):
+        problems += _architecture_problems(student["config"])
+        if student.get("revision") is not None:
+            problems.append("student.revision: belongs to student.model, and student.config starts from scratch.")
+    return problems
+
+
+def _architecture_problems(settings: Mapping[Any, Any]) -> list[str]:
+    label = "student.config"
+    model_type = settings.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        if model_type is None:
+            return [f"{label}.model_type: is required, e.g. vit, resnet, bert or distilbert."]
+        hint = nearest(model_type, list(CONFIG_MAPPING))
+        return [f"{label}.model_type: unknown architecture {model_type!r}.{hint} See `transformers.CONFIG_MAPPING`."]
+    cls = CONFIG_MAPPING[model_type]
+    try:
+        auto_class(cls())
+    except ValueError as error:
+        return [f"{label}.model_type: {error}"]
+    known = architecture_settings(cls)
+    problems = []
+    for key in settings:
+        if key in ("num_labels", "id2label", "label2id"):
+            problems.append(f"{label}.{key}: comes from the data. Remove it.")
+        elif key not in known:
+            problems.append(f"{label}.{key}: unknown setting of {model_type!r}.{nearest(key, known)}")
+        elif key != "model_type":
+            problems += _setting_problems(cls, key, settings[key], label)
+    return problems
+
+
+def architecture_settings(cls: type[PreTrainedConfig]) -> list[str]:
+    """The settings a configuration class has of its own, aliases such as `hidden_size` of a DistilBERT included."""
+    base = {field.name for field in fields(PreTrainedConfig)} | set(PreTrainedConfig().to_dict())
+    own = {*cls().to_dict(), *cls.attribute_map} - (base - {"problem_type"})
+    return sorted({*own, "model_type"} - {"problem_type"})
+
+
+def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: str) -> list[str]:
+    try:
+        cls(**{key: value})
+    except StrictDataclassError as error:
+        reason = str(error).splitlines()[-1].strip().split(" Errors:")[0]
+        return [f"{label}.{key}: {reason.removeprefix('TypeError: ').rstrip('.')}."]
+    except (TypeError, ValueError, KeyError):
+        return []  # it may fit together with the other settings: the whole is built before training
+    return []
+
+
+def _data_problems(data: Any) -> list[str]:
+    if not isinstance(data, Mapping):
+        return []
+    name, path = data.get("name"), data.get("path")
+    if (name is None) == (path is None):
+        return ["data: needs exactly one of `name` (embedded, or on the Hub) and `path` (a local file or folder)."]
+    if isinstance(path, str) and not Path(path).expanduser().exists():
+        return [f"data.path: there is no file or folder {path!r}."]
+    if isinstance(name, str) and name.startswith("embedded/") and name not in EMBEDDED:
+        return [f"data.name: unknown embedded set {name!r}.{suggestion(name, EMBEDDED)}"]
+    columns = data.get("text_column")
+    if isinstance(columns, list) and len(columns) != 2:
+        return [f"data.text_column: expected one column, or two for sentence pairs, got {columns!r}."]
+    return []
+
+
+def _folder_problems(path: str, value: Any) -> list[str]:
+    """A name that can only be a folder (a Hub id has one slash at most) must be there."""
+    if not isinstance(value, str) or Path(value).expanduser().is_dir():
+        return []
+    if value.startswith((".", "/", "~")) or value.count("/") > 1:
+        return [f"{path}: there is no folder {value!r}, and a Hub id has the form owner/name. Train or download it."]
+    return []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def training_schema() -> type[BaseModel]:
+    """`DistillationTrainingArguments` as a strict schema, less what is set elsewhere."""
+    hints = typing.get_type_hints(DistillationTrainingArguments)
+    hints["resume_from_checkpoint"] = bool | str | None
+    names = [f.name for f in fields(DistillationTrainingArguments) if f.init and f.name not in _ELSEWHERE]
+    strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    for name, least in _AT_LEAST.items():
+        hints[name] = Annotated[hints[name], Field(ge=least)]
+    return create_model("TrainingSection", __config__=strict, **{name: (hints[name], None) for name in names})
+
+
+def _choices(name: str) -> list[str] | None:
+    """The values of a field that takes an enum by name."""
+    field = training_schema().model_fields.get(name)
+    branches = [] if field is None else [field.annotation, *typing.get_args(field.annotation)]
+    enums = [branch for branch in branches if isinstance(branch, type) and issubclass(branch, enum.Enum)]
+    return [str(member.value) for member in enums[0]] if enums else None
+
+
+def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dict[Any, Any], list[str]]:
+    problems = [f"training.{key}: does not belong here: {_ELSEWHERE[key]}." for key in section if key in _ELSEWHERE]
+    section = {key: value for key, value in section.items() if key not in _ELSEWHERE}
+    for key, value in section.items():
+        choices = _choices(str(key))
+        if value is False and choices and "no" in choices:
+            section[key] = "no"  # YAML reads a bare `no` as false
+        elif isinstance(value, str) and choices and value not in choices:
+            problems.append(f"training.{key}: unknown value {value!r}.{suggestion(value, choices)}")
+    problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
+    if not problems:
+        problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)
+        problems += _argument_problems(section)
+    return section, problems
+
+
+def _argument_problems(section: Mapping[str, Any]) -> list[str]:
+    """What the arguments refuse, alone or together, e.g. a best model at the end without evaluations."""
+
+    def make(values: Mapping[str, Any]) -> DistillationTrainingArguments:
+        try:
+            return DistillationTrainingArguments(output_dir="unused", **values)
+        except (ValueError, TypeError, ImportError) as error:
+            raise ValueError(one_line(error)) from error
+
+    values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}
+    return probe(make, values, "training")[1]
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return " ".join(str(error).split())
+
+
+def _resume_problems(resume: Any, output_dir: Any) -> list[str]:
+    key = "training.resume_from_checkpoint"
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        return [f"{key}: there is no checkpoint folder {resume!r}. Give its path, or true for the last in output_dir."]
+    if not isinstance(output_dir, str):
+        return []
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if resume is True and last is None:
+        return [f"{key}: is true, but {output_dir!r} holds no checkpoint. Remove it to start from the beginning."]
+    if not resume and last is not None:
+        return [
+            f"output_dir: {output_dir!r} holds checkpoints of a run already ({Path(last).name}), which a new one "
+            f"would mix with its own. Resume it with {key}=true, or choose another output_dir."
+        ]
+    return []

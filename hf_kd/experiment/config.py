@@ -1,0 +1,307 @@
+"""The configuration: one strict schema for YAML files, command-line overrides and Python mappings."""
+
+import copy
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from yaml import YAMLError
+
+from ..registry import ConfigError, suggestion
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys and other types than the declared ones are refused, nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class TeacherSection(Section):
+    """The trained classifier to distil from.
+
+    Args:
+        model: Hub id or local folder.
+        revision: Branch, tag or commit on the Hub.
+        dtype: Precision to hold it in; "auto" keeps the checkpoint's.
+    """
+
+    model: str
+    revision: str = "main"
+    dtype: Dtype = "auto"
+
+
+class StudentSection(Section):
+    """The classifier to train: exactly one of `model` and `config`.
+
+    Args:
+        model: Hub id or local folder of a checkpoint to start from. A head that does not fit is made anew.
+        config: `model_type` and settings of an architecture to start from scratch. Class names, and where they are
+            left out vocabulary, image size and channels, come from the data.
+        revision: Branch, tag or commit of `model`.
+        dtype: Precision of the weights; float32 unless you want pure half-precision training.
+        processor: Hub id or folder of the tokenizer or image processor. By default that of `model`, else the one an
+            embedded data set brings, else the teacher's.
+    """
+
+    model: str | None = None
+    config: dict[str, Any] | None = None
+    revision: str | None = None
+    dtype: Dtype = "float32"
+    processor: str | None = None
+
+
+class DataSection(Section):
+    """The data: exactly one of `name` and `path`; the rest as in `hf_kd.load_task`.
+
+    Args:
+        name: An embedded set or a data set on the Hub.
+        path: A local file or folder.
+        subset: The configuration of a Hub data set.
+        revision: Branch, tag or commit of a Hub data set.
+        text_column: The text, or two columns for sentence pairs. Detected where only one fits.
+        image_column: The image. Detected where only one fits.
+        label_column: The label. Detected where only one fits.
+        splits: Which split of the data set serves as `train`, `validation`, `test`.
+        missing_label: A value of the label column that means unlabelled, besides null and -100.
+        max_samples: Keep at most so many rows of each split, or of the splits named.
+        max_length: Cut texts after so many tokens.
+        labelled: Keep the labels of so many training rows only; the others are distilled without.
+        seed: Seed of these choices. Not the run's, so that runs and their teacher share the same split.
+    """
+
+    name: str | None = None
+    path: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    text_column: str | list[str] | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    splits: dict[str, str] | None = None
+    missing_label: int | str | None = None
+    max_samples: int | dict[str, int] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    labelled: Annotated[int, Field(ge=0)] | None = None
+    seed: Seed = 0
+
+
+class ObjectiveSection(Section):
+    """A free mix, instead of a published `method`: see `hf_kd.DistillationObjective`.
+
+    Args:
+        ce_weight: Weight of the cross-entropy with the labels.
+        kd_weight: Multiplies the sum of the losses. At 0 no teacher is needed.
+        losses: Each a `name`, its `loss_weight` (1.0) and the loss's own parameters.
+        warmup: Share of the run over which the distillation weight rises from 0.
+        warmup_epochs: The same in epochs; overrides `warmup`.
+    """
+
+    ce_weight: float
+    kd_weight: float
+    losses: list[dict[str, Any]] = []
+    warmup: float = 0.0
+    warmup_epochs: float | None = None
+
+
+class ExperimentConfig(Section):
+    """One run, checked. Build it with `load_config` or `parse_config`, which check what types alone cannot.
+
+    Args:
+        output_dir: Where everything the run makes goes.
+        student: The classifier to train.
+        data: What it learns from.
+        seed: Of the student's initialisation and of training.
+        teacher: The classifier to distil from; needed unless the distillation weight is 0.
+        method: A published method: its name, or `name` and parameters as in `hf_kd.build_objective`.
+        objective: A free mix of losses. Exactly one of `method` and `objective`.
+        training: Fields of `hf_kd.DistillationTrainingArguments`.
+    """
+
+    output_dir: str
+    student: StudentSection
+    data: DataSection
+    seed: Seed = 42
+    teacher: TeacherSection | None = None
+    method: dict[str, Any] | None = None
+    objective: ObjectiveSection | None = None
+    training: dict[str, Any] = {}
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, defaults included, absent keys left out; `parse_config` of it is the same configuration."""
+        return _plain(self)
+
+
+def _plain(section: Section) -> dict[str, Any]:
+    """Without the schema's absent keys; a null inside a free mapping is the user's and stays."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    return {
+        name: _plain(value) if isinstance(value, Section) else copy.deepcopy(value)
+        for name, value in values.items()
+        if value is not None
+    }
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentConfig:
+    """Read a YAML file, apply overrides, check everything.
+
+    Args:
+        path: The file.
+        overrides: `key=value`, dotted: `training.learning_rate=1e-4`, `objective.losses.0.temperature=2`. The value is
+            YAML and replaces what stands there, so `method=ctkd` drops the file's method with all its parameters,
+            while `method.name=ctkd` keeps them; `null` removes.
+
+    Raises:
+        ConfigError: Every problem found, each with its path, before any model or data set is touched.
+    """
+    config = _read(path)
+    problems = [problem for text in overrides for problem in _override(config, text)]
+    try:
+        OmegaConf.resolve(config)
+        missing = [f"{key}: has no value yet. Give it as {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
+        if missing:
+            raise ConfigError(problems + missing)
+        mapping = OmegaConf.to_container(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError([*problems, f"{error.full_key or path}: {_first_line(error)}."]) from error
+    return parse_config(mapping, problems)
+
+
+def parse_config(mapping: Mapping[str, Any], problems: Sequence[str] = ()) -> ExperimentConfig:
+    """Check a configuration given as plain mappings.
+
+    Args:
+        mapping: What a YAML file holds.
+        problems: Already known ones, reported with the rest.
+
+    Raises:
+        ConfigError: Every problem found, each with its path.
+    """
+    from .checks import section_problems  # imports transformers; the schema alone stays light
+
+    given = {key: value for key, value in mapping.items() if value is not None}
+    if isinstance(given.get("method"), str):
+        given["method"] = {"name": given["method"]}
+    problems = [*problems, *structure_problems(ExperimentConfig, given)]
+    known = {line.split(":")[0] for line in problems}
+    given, more = section_problems(given)
+    problems += [line for line in dict.fromkeys(more) if line.split(":")[0] not in known]
+    if problems:
+        order = list(ExperimentConfig.model_fields)
+        places = {line: line.split(":")[0].split(".")[0] for line in problems}
+        raise ConfigError(sorted(problems, key=lambda line: (order + [places[line]]).index(places[line])))
+    return ExperimentConfig.model_validate(given)
+
+
+def _read(path: str | Path) -> DictConfig:
+    path = Path(path)
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        near = suggestion(path.name, (p.name for p in folder.glob("*.y*ml")))
+        raise ConfigError([f"{path}: there is no such file.{near}"])
+    try:
+        config = OmegaConf.load(path)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError([f"{path}{place}: not valid YAML: {getattr(error, 'problem', None) or error}."]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}."]) from error
+    if not isinstance(config, DictConfig):
+        raise ConfigError([f"{path}: expected sections such as `student:` and `data:`, got a list."])
+    return config
+
+
+def _override(config: DictConfig, text: str) -> list[str]:
+    """Apply one override in place; the problems with it."""
+    key, equals, value = text.partition("=")
+    parts = key.replace("[", ".").replace("]", "").split(".")
+    if not equals or not all(part and part == part.strip() for part in parts):
+        return [f"{text}: an override has the form key=value, e.g. training.learning_rate=1e-4."]
+    if parts[0] == "method" and len(parts) > 1 and isinstance(config.get("method"), str):
+        config.method = {"name": config.method}
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+        OmegaConf.update(config, ".".join(parts), parsed, merge=False)
+    except YAMLError as error:
+        return [f"{key}: {value!r} is not valid YAML: {getattr(error, 'problem', None) or error}."]
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        return [f"{key}: cannot be set: {_first_line(error)}."]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
+
+
+def structure_problems(schema: type[BaseModel], given: Mapping[Any, Any]) -> list[str]:
+    """What `schema` refuses in `given`, as `path: problem` lines with the nearest valid name."""
+    try:
+        schema.model_validate(given)
+    except ValidationError as error:
+        found: dict[str, list[tuple[str, Any]]] = {}
+        for item in error.errors(include_url=False):
+            path = _real_path(item["loc"], given, item["type"])
+            found.setdefault(".".join(map(str, path)), []).append(_problem(schema, path, item))
+        # a union complains about every branch that does not fit: the deepest complaint is about the one that was meant
+        deepest = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
+        return [_joined(path, found[path]) for path in deepest]
+    return []
+
+
+def _real_path(loc: Sequence[str | int], given: Any, kind: str) -> list[str | int]:
+    """`loc` without the parts that name a branch of a union instead of a key."""
+    path: list[str | int] = []
+    for part in loc:
+        if part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int):
+            given = given[part]
+        elif kind != "missing" or part != loc[-1]:
+            continue
+        path.append(part)
+    return path
+
+
+def _problem(schema: type[BaseModel], path: Sequence[str | int], item: Mapping[str, Any]) -> tuple[str, Any]:
+    """The words for one pydantic error, and the value to quote (a sentinel of its own if there is none)."""
+    if item["type"] in ("extra_forbidden", "invalid_key"):
+        return f"unknown key.{nearest(path[-1], _fields(schema, path[:-1]))}", _NOTHING
+    if item["type"] == "missing":
+        return "this key is required.", _NOTHING
+    if item["type"] in ("model_type", "dict_type"):
+        fields = _fields(schema, path)
+        return "a mapping" + (f" with the keys {', '.join(fields)}" if fields else ""), item["input"]
+    return item["msg"].removeprefix("Input should be ").removeprefix("a valid ").rstrip("."), item["input"]
+
+
+_NOTHING = object()
+
+
+def nearest(name: Any, options: Sequence[str], most: int = 25) -> str:
+    """`suggestion`, without the list of all options where it would be longer than anyone reads."""
+    hint = suggestion(name, options)
+    return hint if len(options) <= most else hint.split(" Available:")[0]
+
+
+def _joined(path: str, entries: list[tuple[str, Any]]) -> str:
+    words = " or ".join(dict.fromkeys(text for text, _ in entries))
+    value = entries[0][1]
+    if value is _NOTHING:
+        return f"{path}: {words}"
+    return f"{path}: expected {words}, got {reprlib.repr(value)} ({type(value).__name__})."
+
+
+def _fields(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:
+    """The valid keys at `path`; empty where any key goes."""
+    for part in path:
+        field = schema.model_fields.get(str(part))
+        branches = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        models = [branch for branch in branches if isinstance(branch, type) and issubclass(branch, BaseModel)]
+        if not models:
+            return []
+        schema = models[0]
+    return list(schema.model_fields)

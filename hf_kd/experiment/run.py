@@ -1,0 +1,210 @@
+"""Run a configuration: train, evaluate, save, and write down what was run on what."""
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import PrinterCallback, TrainerCallback, set_seed
+
+from .. import __version__
+from ..data import Task
+from ..methods import METHODS, _flatten, _merge, method_settings
+from ..registry import accepted_arguments
+from ..temperatures import TEMPERATURES
+from ..trainer import DistillationTrainer
+from ..training_args import DistillationTrainingArguments
+from .build import build_arguments, build_student, build_task, build_teacher
+from .checks import objective_from, training_schema
+from .config import ExperimentConfig, parse_config
+
+RESOLVED_CONFIG = "resolved_config.yaml"
+ENVIRONMENT = "environment.json"
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What came of a run; `results.json` holds the same.
+
+    Args:
+        output_dir: Where the student, the resolved configuration and this are.
+        method: The published method; None for a free objective.
+        seed: Of the run.
+        validation: Metrics on the validation split: `loss` (nats), `accuracy` and what else the task measures.
+        test: The same on the test split, scored once, at the end.
+        student_parameters: How many the student has.
+        teacher_parameters: How many the teacher has; None without one.
+        train_rows: Training rows.
+        labelled_rows: Those with a label.
+        train_seconds: Wall-clock seconds of training, evaluations during it included.
+        total_seconds: Wall-clock seconds of the whole run, loading included.
+        data: What `data.name` or `data.path` said.
+        data_fingerprint: Changes when the rows do.
+    """
+
+    output_dir: str
+    method: str | None
+    seed: int
+    validation: dict[str, float]
+    test: dict[str, float]
+    student_parameters: int
+    teacher_parameters: int | None
+    train_rows: int
+    labelled_rows: int
+    train_seconds: float
+    total_seconds: float
+    data: str
+    data_fingerprint: str
+
+
+def run_experiment(
+    config: ExperimentConfig | Mapping[str, Any],
+    *,
+    task: Task | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> ExperimentResult:
+    """Train the student that `config` describes, score it, and save it.
+
+    `output_dir` then holds the student with its processor, loadable by `from_pretrained`; `results.json`;
+    `resolved_config.yaml`, which is the same run with every default spelled out; `environment.json`, the versions it
+    ran on; and the Trainer's checkpoints and log. Only `output_dir` and the Hugging Face cache are written to.
+    Launched on several processes, the first one writes.
+
+    Args:
+        config: A checked configuration, or a mapping to check.
+        task: The data that `config.data` describes, where the caller has loaded it already.
+        callbacks: Added to the trainer's.
+
+    Raises:
+        ConfigError: The configuration is wrong, or what it names cannot be loaded or does not fit together.
+        FloatingPointError: The loss became NaN or infinite.
+    """
+    if not isinstance(config, ExperimentConfig):
+        config = parse_config(config)
+    started = time.perf_counter()
+    args = build_arguments(config)
+    task = build_task(config) if task is None else task
+    set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
+    student = build_student(config.student, task)
+    teacher = None if config.teacher is None else build_teacher(config.teacher, task)
+    objective = None
+    if config.objective is not None:
+        objective = objective_from(config.objective.model_dump(), task.num_labels)
+    trainer = DistillationTrainer(
+        model=student,
+        args=args,
+        data_collator=task.collator,
+        train_dataset=task.train,
+        eval_dataset=task.validation,
+        processing_class=task.processing_class,
+        compute_metrics=task.compute_metrics,
+        teacher_model=teacher,
+        objective=objective,
+        callbacks=list(callbacks),
+    )
+    if args.disable_tqdm:
+        trainer.remove_callback(PrinterCallback)  # it would print every log record instead
+    folder = Path(config.output_dir)
+    if args.process_index == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RESOLVED_CONFIG).write_text(dump_resolved(config), encoding="utf-8")
+        _write_json(folder / ENVIRONMENT, environment(args))
+    output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
+    validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
+    trainer.save_model()
+    trainer.save_state()
+    result = ExperimentResult(
+        output_dir=config.output_dir,
+        method=(config.method or {}).get("name"),
+        seed=config.seed,
+        validation=validation,
+        test=test,
+        student_parameters=student.num_parameters(),
+        teacher_parameters=None if teacher is None else teacher.num_parameters(),
+        train_rows=len(task.train),
+        labelled_rows=task.num_labelled,
+        train_seconds=round(output.metrics["train_runtime"], 3),
+        total_seconds=round(time.perf_counter() - started, 3),
+        data=config.data.name or config.data.path,
+        data_fingerprint=task.fingerprint,
+    )
+    if args.process_index == 0:
+        _write_json(folder / RESULTS, asdict(result))
+    return result
+
+
+def _metrics(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
+    """The scores on `rows`, without the Trainer's prefix and timings."""
+    prefix = "eval_"
+    timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
+    scores = trainer.evaluate(rows, metric_key_prefix=prefix.rstrip("_"))
+    scores = {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
+    return {key: value for key, value in scores.items() if key not in timings}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def environment(args: DistillationTrainingArguments) -> dict[str, Any]:
+    """Versions, device and number of processes: what a configuration does not say and numbers may depend on."""
+    packages = ("torch", "transformers", "datasets", "accelerate")
+    return {
+        "hf_kd": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "platform": platform.platform(),
+        "device": str(args.device),
+        "processes": args.world_size,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The resolved configuration
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def dump_resolved(config: ExperimentConfig) -> str:
+    """`config` as YAML with every default spelled out: itself a configuration, of the same run.
+
+    A resumed run is the run it resumes, so `resume_from_checkpoint` is left out.
+    """
+    values = config.to_mapping()
+    if config.method is not None:
+        values["method"] = resolved_method(config.method)
+    given = {key: value for key, value in values.pop("training").items() if key != "resume_from_checkpoint"}
+    defaults = {key: value for key, value in _training_defaults().items() if key not in given}
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) + "training:\n"
+    for comment, section in (("", given), ("  # Defaults of the installed versions:\n", defaults)):
+        block = yaml.safe_dump(section, sort_keys=False, allow_unicode=True) if section else ""
+        text += comment + "".join(f"  {line}\n" for line in block.splitlines())
+    return text
+
+
+def resolved_method(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A `method` section with the table's values filled in, benchmark and pair settings included."""
+    overrides = {key: value for key, value in section.items() if key not in ("name", "benchmark", "pair")}
+    name, method = section["name"], METHODS[section["name"]]
+    arguments = accepted_arguments(TEMPERATURES[method.strategy])
+    flat = _flatten(name, method, arguments, overrides)
+    values = _merge(method_settings(name, section.get("benchmark"), section.get("pair")), flat)
+    if isinstance(values.get("temperature"), (Mapping, str)):  # a plugged strategy has arguments of its own
+        values = {key: value for key, value in values.items() if key == "temperature" or key not in arguments}
+    return {"name": name, **{key: value for key, value in values.items() if value is not None or key in flat}}
+
+
+def _training_defaults() -> dict[str, Any]:
+    """Every training argument's default that a configuration can state; null ones say nothing."""
+    known = training_schema().model_fields
+    values = {}
+    for field in fields(DistillationTrainingArguments):
+        if field.name in known:
+            value = field.default if field.default_factory is MISSING else field.default_factory()
+            values[field.name] = getattr(value, "value", value)
+    return {key: value for key, value in values.items() if value is not None}
