@@ -1,0 +1,181 @@
+"""`load_task`: a name or a path in, a `Task` out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+from hf_kd.data.digits import digits_source
+from hf_kd.data.docstrings import docstrings_source
+from hf_kd.data.generic import TableOptions, table_source
+from hf_kd.data.processing import processed_images, tokenized_texts
+from hf_kd.data.rows import Rows, hide_labels, sampled_rows
+from hf_kd.data.task import ImageCollator, Source, Task, TextCollator
+from hf_kd.metrics import classification_metrics
+
+EMBEDDED: dict[str, Callable[[], Source]] = {
+    "embedded/digits": digits_source,
+    "embedded/docstrings": docstrings_source,
+}
+
+
+def load_task(
+    name_or_path: str | Path | Mapping[str, Any] | datasets.Dataset,
+    *,
+    processor: BaseImageProcessor | PreTrainedTokenizerBase | None = None,
+    text_column: str | tuple[str, str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    subset: str | None = None,
+    revision: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    missing_label: int | str | None = None,
+    max_samples: int | Mapping[str, int] | None = None,
+    max_length: int | None = None,
+    labelled: int | None = None,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> Task:
+    """Load a classification data set: an embedded one, or any local or Hub data set with an image or a text column.
+
+    Splits that are missing are cut off the training rows, a tenth of the labelled ones each, stratified by class and
+    seeded. The splits of the embedded sets are fixed and do not follow ``seed``.
+
+    Args:
+        name_or_path: ``"embedded/digits"`` or ``"embedded/docstrings"``; a file (.csv, .tsv, .json, .jsonl, .parquet;
+            also compressed), a folder (images, data files, or what `save_to_disk` wrote), or a name on the Hub; a
+            mapping of split names to files or to `datasets.Dataset`; or one `datasets.Dataset`.
+        processor: The image processor or tokenizer of the student. The embedded sets bring a small one of their own.
+        text_column: The text, or two columns for pairs of texts. Detected where only one fits.
+        image_column: The image, or a path to one. Detected where only one fits.
+        label_column: The label: class ids or class names. Detected where only one fits.
+        subset: The configuration of a Hub data set, e.g. ``"sst2"`` of ``"nyu-mll/glue"``.
+        revision: The commit, tag or branch of a Hub data set.
+        splits: Which split of the data set serves as ``train``, ``validation`` and ``test``; files, folders and the
+            Hub also take slices such as ``"train[:80%]"``.
+        missing_label: A value of the label column that means unlabelled, besides null and -100.
+        max_samples: Keep at most so many rows of each split, stratified by class and seeded; or a mapping per split.
+        max_length: Cut texts after so many tokens. None: the tokenizer's ``model_max_length``; 64 for the docstrings.
+        labelled: Keep the labels of so many training rows, stratified by class and seeded, and set the others to -100.
+        seed: Seed of every choice above.
+        cache_dir: Where the metrics, and `datasets` when it reads files or the Hub, may write. None: the metrics write
+            nothing and `datasets` uses its own cache. The embedded sets themselves never touch the disk.
+
+    Returns:
+        The task; `Task` says what its rows hold.
+
+    Raises:
+        ValueError: If the name, a column, a label or a number does not fit; the message lists what there is.
+        TypeError: If the processor is of the wrong kind.
+        ImportError: If a library whose docstrings ``"embedded/docstrings"`` reads is not installed.
+
+    Example:
+        >>> task = load_task("embedded/digits", labelled=200)
+        >>> len(task.train), task.num_labelled, task.label_names[:3]
+        (1297, 200, ('0', '1', '2'))
+    """
+    _check_numbers(seed=seed, max_length=max_length)
+    options = TableOptions(
+        text_columns=(text_column,) if isinstance(text_column, str) else text_column,
+        image_column=image_column,
+        label_column=label_column,
+        subset=subset,
+        revision=revision,
+        splits=splits,
+        missing_label=missing_label,
+        cache_dir=None if cache_dir is None else str(cache_dir),
+    )
+    source = _source(name_or_path, options, seed)
+    name = str(name_or_path) if isinstance(name_or_path, (str, Path)) else "in memory"
+    processor = _checked_processor(name, source, processor)
+    chosen = _limited(source.splits, max_samples, seed)
+    if labelled is not None:
+        chosen["train"] = chosen["train"].with_labels(hide_labels(chosen["train"].labels, labelled, seed))
+    splits_made = {split: rows.dataset() for split, rows in chosen.items()}
+    if source.modality == "text":
+        splits_made = tokenized_texts(splits_made, source.columns, processor, max_length or source.max_length)
+    else:
+        splits_made = processed_images(splits_made, source.columns[0], processor)
+    return Task(
+        name=name,
+        modality=source.modality,
+        **splits_made,
+        collator=TextCollator(processor) if source.modality == "text" else ImageCollator(),
+        compute_metrics=classification_metrics(source.label_names, cache_dir=cache_dir),
+        label_names=source.label_names,
+        processing_class=processor,
+        fingerprint=source.fingerprint,
+        description=source.description,
+    )
+
+
+def _check_numbers(seed: int, max_length: int | None) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(
+            f"`load_task(seed=...)` must be an integer >= 0, got {seed!r}: it seeds every choice of rows. Pass e.g. 0."
+        )
+    if max_length is not None and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 3):
+        raise ValueError(
+            f"`load_task(max_length=...)` must be an integer >= 3 or None, got {max_length!r}: a text needs room for "
+            "its first and last special token and a word. Pass e.g. 128."
+        )
+
+
+def _source(name_or_path: Any, options: TableOptions, seed: int) -> Source:
+    if not isinstance(name_or_path, str) or not name_or_path.startswith("embedded/"):
+        return table_source(name_or_path, options, seed=seed, known_tasks=tuple(EMBEDDED))
+    if name_or_path not in EMBEDDED:
+        close = difflib.get_close_matches(name_or_path, EMBEDDED, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"`load_task(name_or_path=...)` is {name_or_path!r}, which is no embedded set: names that start with "
+            f"'embedded/' are built into the package.{hint} Available: {', '.join(EMBEDDED)}."
+        )
+    given = options.given()
+    if given:
+        raise ValueError(
+            f"`load_task({', '.join(f'{option}=...' for option in given)})` was passed with {name_or_path!r}: the "
+            "columns and splits of an embedded set are fixed. Leave it out."
+        )
+    return EMBEDDED[name_or_path]()
+
+
+def _checked_processor(name: str, source: Source, processor: Any) -> Any:
+    kind, wanted, auto = (
+        ("tokenizer", PreTrainedTokenizerBase, "AutoTokenizer")
+        if source.modality == "text"
+        else ("image processor", BaseImageProcessor, "AutoImageProcessor")
+    )
+    processor = source.processor if processor is None else processor
+    if processor is None:
+        raise ValueError(
+            f"`load_task({name!r}, processor=...)` is None: {source.modality} rows become model inputs only through "
+            f"the student's own {kind}. Pass {auto}.from_pretrained(<the student>)."
+        )
+    if not isinstance(processor, wanted):
+        raise TypeError(
+            f"`load_task({name!r}, processor=...)` must be a {kind} because the rows are {source.modality}s, got "
+            f"{type(processor).__name__}: it cannot read them. Pass {auto}.from_pretrained(<the student>)."
+        )
+    return processor
+
+
+def _limited(splits: Mapping[str, Rows], max_samples: int | Mapping[str, int] | None, seed: int) -> dict[str, Rows]:
+    kept = dict(splits)
+    if max_samples is None:
+        return kept
+    limits = dict(max_samples) if isinstance(max_samples, Mapping) else dict.fromkeys(splits, max_samples)
+    for split, limit in limits.items():
+        if split not in splits or isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+            raise ValueError(
+                f"`load_task(max_samples=...)` must be a positive integer, or map some of {', '.join(splits)} to one, "
+                f"got {max_samples!r}: each split keeps that many rows. Pass e.g. 1000, or {{'train': 1000}}."
+            )
+        if limit < len(splits[split]):
+            kept[split] = splits[split].take(sampled_rows(splits[split].labels, limit, seed))
+    return kept

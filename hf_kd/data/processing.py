@@ -1,0 +1,110 @@
+"""From rows to model inputs: tokens up front, pixels up front or when a row is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import torch
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
+
+# Up to here the pixels of a whole task are made once and kept in memory.
+PRECOMPUTED_BYTES = 64 * 2**20
+# From here on `datasets` shows its progress bar.
+LONG_ROWS = 20_000
+# Tokenizers without a limit report one of about 1e30.
+UNLIMITED = 10**6
+CHUNK = 256
+
+
+class ImageTransform:
+    """Batch transform that turns images into ``pixel_values``; a class, so that data loader workers can pickle it.
+
+    Images become RGB first, as in `pipeline("image-classification")`.
+
+    Args:
+        processor: The image processor.
+        column: Where the raw images are; the pixels take the name ``pixel_values``.
+    """
+
+    def __init__(self, processor: BaseImageProcessor, column: str = "pixel_values") -> None:
+        self.processor = processor
+        self.column = column
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Process the images of a batch; other columns pass."""
+        if self.column in batch:
+            batch = {**batch, "pixel_values": self.pixels(batch[self.column])}
+        return batch
+
+    def pixels(self, images: list[Any]) -> list[torch.Tensor]:
+        """One ``(channels, height, width)`` tensor per image."""
+        processed = self.processor([image.convert("RGB") for image in images])["pixel_values"]
+        return [torch.as_tensor(pixels) for pixels in processed]
+
+
+def processed_images(
+    splits: Mapping[str, datasets.Dataset], column: str, processor: BaseImageProcessor
+) -> dict[str, datasets.Dataset]:
+    """Add ``pixel_values``: up front where the task is small, else when a row is read."""
+    first = ImageTransform(processor).pixels([splits["train"][0][column]])[0]
+    total = first.nbytes * sum(len(rows) for rows in splits.values())
+    if total <= PRECOMPUTED_BYTES:
+        with _quiet_datasets(True):
+            return {split: _precomputed(rows, column, processor) for split, rows in splits.items()}
+    # The raw image itself takes the name `pixel_values`: the Trainer removes columns by the model's signature, and a
+    # transform of a removed column finds nothing.
+    return {
+        split: rows.rename_column(column, "pixel_values").with_transform(ImageTransform(processor))
+        for split, rows in splits.items()
+    }
+
+
+def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProcessor) -> datasets.Dataset:
+    transform = ImageTransform(processor)
+    pixels = [
+        image
+        for start in range(0, len(rows), CHUNK)
+        for image in transform.pixels(rows[start : start + CHUNK][column])
+    ]
+    feature = datasets.Array3D(shape=tuple(pixels[0].shape), dtype="float32")
+    made = datasets.Dataset.from_dict(
+        {"pixel_values": [image.numpy() for image in pixels]}, features=datasets.Features({"pixel_values": feature})
+    )
+    both = datasets.concatenate_datasets([rows.flatten_indices(keep_in_memory=True), made], axis=1)
+    return both.with_format("torch", columns=["pixel_values", "labels"], output_all_columns=True)
+
+
+def tokenized_texts(
+    splits: Mapping[str, datasets.Dataset],
+    columns: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+) -> dict[str, datasets.Dataset]:
+    """Add the tokenizer's columns, in memory and unpadded; texts longer than ``max_length`` are cut."""
+    limit = max_length or (tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None)
+    truncation = {"truncation": True, "max_length": limit} if limit else {}
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        return dict(tokenizer(*(batch[column] for column in columns), **truncation))
+
+    with _quiet_datasets(sum(len(rows) for rows in splits.values()) < LONG_ROWS):
+        return {
+            split: rows.map(tokenize, batched=True, keep_in_memory=True, desc=f"Tokenizing {split}")
+            for split, rows in splits.items()
+        }
+
+
+@contextmanager
+def _quiet_datasets(quiet: bool) -> Iterator[None]:
+    """Without the progress bars of `datasets`, whose switch is global."""
+    if not quiet or datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -1,0 +1,120 @@
+"""Choosing rows: stratified, seeded, and in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+
+IGNORE_INDEX = -100
+
+
+def column_values(dataset: datasets.Dataset, column: str) -> np.ndarray:
+    """One column of plain numbers, read from the table and not through the dataset's transform."""
+    return np.asarray(dataset.with_format(None).select_columns([column])[column][:])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table and their labels, put together only when all choices are made.
+
+    `datasets` copies a table (and writes the copy to its cache) when a column is added after rows were selected; here
+    the labels are added to the whole table first.
+
+    Args:
+        table: The input columns; no column ``labels``.
+        labels: Class ids of the chosen rows, -100 for unlabelled.
+        positions: Which rows of the table they are; None for all.
+    """
+
+    table: datasets.Dataset
+    labels: np.ndarray
+    positions: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        """How many rows are chosen."""
+        return len(self.labels)
+
+    def take(self, chosen: np.ndarray) -> Rows:
+        """Keep the rows at these places among the chosen ones."""
+        positions = np.arange(len(self.table)) if self.positions is None else self.positions
+        return Rows(self.table, self.labels[chosen], positions[chosen])
+
+    def with_labels(self, labels: np.ndarray) -> Rows:
+        """The same rows with other labels."""
+        return Rows(self.table, labels, self.positions)
+
+    def dataset(self) -> datasets.Dataset:
+        """The rows as a data set with the column ``labels``."""
+        labels = self.labels
+        if self.positions is not None:
+            labels = np.full(len(self.table), IGNORE_INDEX, dtype=np.int64)
+            labels[self.positions] = self.labels
+        labelled = self.table.add_column("labels", labels, feature=datasets.Value("int64"))
+        return labelled if self.positions is None else labelled.select(self.positions)
+
+
+def stratified_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose ``count`` rows with the class proportions of ``labels``, the same ones for the same seed.
+
+    Every class gets its share rounded down and the largest remainders get the rest; then no class goes without a row
+    as long as another has two.
+
+    Args:
+        labels: Class ids, shape ``(rows,)``; rows at -100 are never chosen.
+        count: How many rows, at most the labelled ones.
+        seed: Seed of the choice.
+
+    Returns:
+        The chosen positions in ascending order.
+    """
+    generator = np.random.default_rng(seed)
+    classes, sizes = np.unique(labels[labels != IGNORE_INDEX], return_counts=True)
+    if count == 0 or len(classes) == 0:
+        return np.array([], dtype=np.int64)
+    shares = count * sizes / sizes.sum()
+    quota = np.floor(shares).astype(np.int64)
+    quota[np.argsort(quota - shares, kind="stable")[: count - quota.sum()]] += 1
+    while quota.min() == 0 and quota.max() > 1:
+        quota[[quota.argmax(), quota.argmin()]] += [-1, 1]
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == label))[:take]
+        for label, take in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def sampled_rows(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Choose ``count`` rows, stratified by class; the unlabelled rows keep their share as if they were a class."""
+    return stratified_rows(np.where(labels == IGNORE_INDEX, labels.max() + 1, labels), count, seed)
+
+
+def hide_labels(labels: np.ndarray, labelled: int, seed: int) -> np.ndarray:
+    """Keep the labels of ``labelled`` rows, stratified by class, and set the others to -100.
+
+    Raises:
+        ValueError: If ``labelled`` is not an integer from 0 to the number of labelled rows.
+    """
+    available = int((labels != IGNORE_INDEX).sum())
+    if isinstance(labelled, bool) or not isinstance(labelled, int) or not 0 <= labelled <= available:
+        raise ValueError(
+            f"`load_task(labelled=...)` must be an integer from 0 to {available}, the number of labelled training "
+            f"rows, got {labelled!r}: labels can be hidden, not invented. Pass a smaller number, or None to keep all."
+        )
+    kept = stratified_rows(labels, labelled, seed)
+    hidden = np.full_like(labels, IGNORE_INDEX)
+    hidden[kept] = labels[kept]
+    return hidden
+
+
+def fingerprint_of(parts: Iterable[str | bytes]) -> str:
+    """Twelve hexadecimal digits over the parts; each is length-prefixed, so that no two lists run together."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part if isinstance(part, bytes) else part.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:12]

@@ -1,0 +1,157 @@
+"""What a loaded data set is: three splits, a collator, a metric, the class names, and a fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import torch
+from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerBase
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+from hf_kd.data.rows import IGNORE_INDEX, Rows, column_values
+
+Modality = Literal["image", "text"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from, before a processor has seen them.
+
+    Args:
+        modality: ``"image"`` or ``"text"``.
+        splits: ``train``, ``validation`` and ``test``.
+        columns: The input column; two for pairs of texts.
+        label_names: The class names in id order.
+        fingerprint: See `Task`.
+        description: See `Task`.
+        processor: The default processor; None where the user must bring one.
+        max_length: The default length at which texts are cut; None leaves it to the tokenizer.
+    """
+
+    modality: Modality
+    splits: dict[str, Rows]
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...]
+    fingerprint: str
+    description: str
+    processor: BaseImageProcessor | PreTrainedTokenizerBase | None = None
+    max_length: int | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A classification data set, ready for the Trainer.
+
+    Every split has a column ``labels`` of class ids; -100 means unlabelled. Image rows carry ``pixel_values``, text
+    rows ``input_ids`` and ``attention_mask`` (what the tokenizer gives). The input itself stays beside them as
+    ``image`` or ``text`` where that costs nothing; the Trainer drops the columns that the model does not take.
+
+    Args:
+        name: What `load_task` was asked for.
+        modality: ``"image"`` or ``"text"``.
+        train: The training rows.
+        validation: The rows to choose hyperparameters on.
+        test: The rows to report on.
+        collator: Makes a batch of rows.
+        compute_metrics: Scores an evaluation (`hf_kd.metrics.classification_metrics`).
+        label_names: The class names in id order.
+        processing_class: The image processor or tokenizer that made the rows; save it with the student.
+        fingerprint: Twelve hexadecimal digits that change when the rows do; print them beside every number. They stand
+            for the data set before ``max_samples`` and ``labelled``.
+        description: What the set is and is not.
+    """
+
+    name: str
+    modality: Modality
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset
+    collator: Callable[[list[dict[str, Any]]], dict[str, torch.Tensor]]
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    label_names: tuple[str, ...]
+    processing_class: BaseImageProcessor | PreTrainedTokenizerBase
+    fingerprint: str
+    description: str
+
+    @property
+    def num_labels(self) -> int:
+        """How many classes there are."""
+        return len(self.label_names)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Class id to name, as model configs hold it."""
+        return dict(enumerate(self.label_names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Class name to id, as model configs hold it."""
+        return {name: index for index, name in enumerate(self.label_names)}
+
+    @property
+    def num_labelled(self) -> int:
+        """How many training rows have a label."""
+        return int((column_values(self.train, "labels") != IGNORE_INDEX).sum())
+
+
+@dataclass
+class ImageCollator:
+    """Stack rows of equal shape into a batch; columns that are not numbers (the image itself) are left out."""
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make a batch: ``pixel_values (batch, channels, height, width)``, ``labels (batch,)``."""
+        return _stacked(features)
+
+
+@dataclass
+class TextCollator:
+    """Pad rows of tokens to the longest of the batch; columns that are not numbers (the text itself) are left out.
+
+    Args:
+        tokenizer: Pads the columns among its ``model_input_names``.
+        pad_to_multiple_of: Round the padded length up, for tensor cores.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    pad_to_multiple_of: int | None = None
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make a batch: ``input_ids (batch, length)``, ``attention_mask (batch, length)``, ``labels (batch,)``."""
+        own = [name for name in self.tokenizer.model_input_names if name in features[0]]
+        padded = pad_without_fast_tokenizer_warning(
+            self.tokenizer,
+            {name: [row[name] for row in features] for name in own},
+            pad_to_multiple_of=self.pad_to_multiple_of,
+            return_tensors="pt",
+        )
+        rest = [{name: value for name, value in row.items() if name not in own} for row in features]
+        return {**padded, **_stacked(rest)}
+
+
+def _stacked(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    batch = {}
+    for name, first in features[0].items():
+        if not _is_numeric(first):
+            continue
+        values = [torch.as_tensor(row[name]) for row in features]
+        shapes = sorted({tuple(value.shape) for value in values})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"the collator of `load_task` got rows whose `{name}` have the shapes {shapes}: a batch is one "
+                "tensor, so its rows must be equally large. Let the processor resize, or pass a collator of your own."
+            )
+        batch[name] = torch.stack(values)
+    if "labels" in batch:
+        batch["labels"] = batch["labels"].long()
+    return batch
+
+
+def _is_numeric(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and _is_numeric(value[0])
+    return isinstance(value, (torch.Tensor, np.ndarray, np.number, bool, int, float))
