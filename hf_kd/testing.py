@@ -292,10 +292,10 @@ def check_temperature_gradients(factory: Callable[[], TemperatureStrategy], *, n
 TEMPERATURE_CHECKS = (
     check_temperature_traits,
     check_temperature_values,
+    check_temperature_purity,
     check_temperature_shapes,
     check_temperature_precision,
     check_temperature_rows,
-    check_temperature_purity,
     check_temperature_copies,
     check_temperature_labels,
     check_temperature_gradients,

@@ -1,0 +1,50 @@
+"""Every strategy and loss the contract checks run on: id -> factory. The only list to extend."""
+
+from functools import partial
+
+from hf_kd.losses import KDLoss
+from hf_kd.temperatures import (
+    ConstantTemperature,
+    CosineTemperature,
+    CTKDInstanceTemperature,
+    CTKDTemperature,
+    DTKDTemperature,
+    ExponentialTemperature,
+    LinearTemperature,
+    TTMTemperature,
+    WTTMTemperature,
+)
+
+NUM_LABELS = 5
+
+TEMPERATURE_CASES = {
+    "constant": ConstantTemperature,
+    "constant-sharp": partial(ConstantTemperature, 0.5),
+    "linear": LinearTemperature,
+    "linear-up": partial(LinearTemperature, 1.0, 8.0, until=0.5),
+    "cosine": CosineTemperature,
+    "exponential": ExponentialTemperature,
+    "ctkd": CTKDTemperature,
+    "ctkd-epochs": partial(CTKDTemperature, 2.0, 5.0, initial=-1.0, curriculum_epochs=10),
+    "ctkd_instance": partial(CTKDInstanceTemperature, NUM_LABELS),
+    "ctkd_instance-narrow": partial(CTKDInstanceTemperature, NUM_LABELS, 2.0, 5.0, hidden_size=3, curriculum=0.0),
+    "dtkd": DTKDTemperature,
+    "dtkd-detach": partial(DTKDTemperature, 2.0, detach=True),
+    "dtkd-center": partial(DTKDTemperature, 4.0, center=True),
+    "ttm": TTMTemperature,
+    "ttm-gamma": partial(TTMTemperature, gamma=0.1),
+    "wttm": WTTMTemperature,
+    "wttm-gamma": partial(WTTMTemperature, gamma=0.1),
+    "wttm-sharp": partial(WTTMTemperature, 0.5),
+}
+
+
+def _kd_over(strategy):
+    return lambda temperature=None: KDLoss(strategy() if temperature is None else temperature)
+
+
+LOSS_CASES = {
+    "kd": KDLoss,
+    "kd-epsilon": partial(KDLoss, teacher_epsilon=1e-7),
+    **{f"kd-over-{name}": _kd_over(strategy) for name, strategy in TEMPERATURE_CASES.items()},
+}
