@@ -363,7 +363,7 @@ def _flatten(name: str, method: Method, arguments: Mapping[str, Any], overrides:
         problems += [
             f"temperature.{key}: set twice, {value!r} here and {overrides[key]!r} beside `temperature`. Keep one."
             for key, value in nested.items()
-            if key in overrides and key != "temperature"
+            if key in overrides and key in arguments and key != "temperature"
         ]
         overrides = {**{key: value for key, value in overrides.items() if key != "temperature"}, **nested}
     elif isinstance(plugged, str) and plugged == method.strategy:

@@ -225,8 +225,9 @@ def _blanked(logits: Tensor, row_weight: Tensor) -> Tensor:
 def _checked(pair: Any) -> tuple[float, DistillationLoss]:
     if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not isinstance(pair[1], DistillationLoss):
         raise TypeError(
-            f"`DistillationObjective(losses=...)` must hold (loss_weight, loss) pairs, got {' '.join(repr(pair).split())}:"
-            " each term needs its weight and a `DistillationLoss`. Pass e.g. losses=[(1.0, KDLoss(4.0))]."
+            "`DistillationObjective(losses=...)` must hold (loss_weight, loss) pairs, got "
+            f"{' '.join(repr(pair).split())}: each term needs its weight and a `DistillationLoss`. Pass e.g. "
+            "losses=[(1.0, KDLoss(4.0))]."
         )
     why = "it multiplies a loss that is minimised. Pass 0.0 to switch the loss off."
     return check_number("DistillationObjective", "loss_weight", pair[0], why, low=0.0), pair[1]
