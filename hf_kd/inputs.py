@@ -29,9 +29,20 @@ def model_columns(model: Any) -> list[str] | None:
     return [name for name in names if name not in LABEL_KEYS] or None
 
 
-def dataset_columns(student_columns: Sequence[str], teacher_columns: Sequence[str] | None) -> list[str]:
-    """The dataset columns that either model needs, so that none is dropped before the batch is made."""
-    teacher_columns = [] if teacher_columns is None else list(teacher_columns)
+def dataset_columns(
+    student_columns: Sequence[str], teacher_columns: Sequence[str] | None, datasets: Sequence[Any] = ()
+) -> list[str]:
+    """The dataset columns that either model needs, so that none is dropped before the batch is made.
+
+    Args:
+        student_columns: What the student names.
+        teacher_columns: What the teacher names; None if it takes anything: it then gets every `teacher_` column.
+        datasets: Where to look for those.
+    """
+    if teacher_columns is None:
+        names = [name for dataset in datasets for name in getattr(dataset, "column_names", None) or ()]
+        prefixed = [name for name in names if name.startswith(TEACHER_PREFIX)]
+        return list(dict.fromkeys([*student_columns, *prefixed, TEACHER_LOGITS]))
     prefixed = [TEACHER_PREFIX + name for name in teacher_columns]
     return list(dict.fromkeys([*student_columns, *teacher_columns, *prefixed, TEACHER_LOGITS]))
 
@@ -81,11 +92,15 @@ class DistillationCollator:
         student_collator: Collates everything that is not the teacher's alone.
         teacher_collator: Collates the `teacher_` columns, prefix removed, e.g. pads with the teacher's tokenizer. By
             default the student's does.
+        label_name: The label column, if it is not one of `LABEL_KEYS`.
     """
 
-    def __init__(self, student_collator: Callable, teacher_collator: Callable | None = None):
+    def __init__(
+        self, student_collator: Callable, teacher_collator: Callable | None = None, label_name: str = "labels"
+    ):
         self.student_collator = student_collator
         self.teacher_collator = teacher_collator
+        self.label_keys = dict.fromkeys([label_name, *LABEL_KEYS])
 
     @property
     def tokenizer(self) -> Any:
@@ -100,7 +115,7 @@ class DistillationCollator:
         for feature in features:
             own = {k: v for k, v in feature.items() if _is_teachers(k)}
             shared = {k: v for k, v in feature.items() if k not in own}
-            for key in LABEL_KEYS:
+            for key in self.label_keys:
                 if key in shared and shared[key] is None:
                     shared[key] = IGNORE_INDEX
             student.append(shared)

@@ -1,6 +1,7 @@
 """The frozen teacher: loaded with a trained head or refused, placed lazily, run without gradient, never saved."""
 
 from collections.abc import Callable
+from os import PathLike
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from .functional import upcast
-from .inputs import TEACHER_LOGITS, logits_of, model_columns, teacher_inputs
+from .inputs import TEACHER_LOGITS, TEACHER_PREFIX, logits_of, model_columns, teacher_inputs
 from .registry import ConfigError
 
 logger = logging.get_logger(__name__)
@@ -96,7 +97,8 @@ class FrozenTeacher:
         self.model = model
         self.columns = model_columns(model)
         self._device: torch.device | None = None
-        if isinstance(model, nn.Module):
+        self._is_module = isinstance(model, nn.Module)
+        if self._is_module:
             self._refuse_shared_weights(student)
             check_classes(model, student)
             model.requires_grad_(False)
@@ -115,14 +117,29 @@ class FrozenTeacher:
         """Teacher logits of a batch, at least float32, without gradient: its `teacher_logits` column or a forward."""
         if TEACHER_LOGITS in batch:
             return upcast(batch[TEACHER_LOGITS]).detach()
-        if isinstance(self.model, nn.Module):
+        if self._is_module:
             self._place(accelerator.device)
             if self.model.training:
                 self.model.eval()
         with torch.no_grad(), accelerator.autocast():
-            outputs = self.model(**teacher_inputs(batch, self.columns))
+            outputs = self.model(**self._inputs(batch, accelerator))
         logits = torch.as_tensor(outputs) if _is_array(outputs) else logits_of(outputs, "teacher_model")
         return upcast(logits).detach().to(accelerator.device)
+
+    def _inputs(self, batch: dict[str, Any], accelerator: Accelerator) -> dict[str, Any]:
+        inputs = teacher_inputs(batch, self.columns)
+        if not inputs:
+            raise ValueError(
+                f"`teacher_model` reads {', '.join(self.columns or ['nothing'])} and the batch has "
+                f"{', '.join(batch)}: it would run on nothing. Name its arguments after the columns, with or "
+                f"without the prefix `{TEACHER_PREFIX}`; a function may take `**columns`."
+            )
+        weights = (p for p in self.model.parameters() if p.is_floating_point()) if self._is_module else ()
+        dtype = next((weight.dtype for weight in weights), None)
+        if dtype is None or accelerator.native_amp:
+            return inputs
+        is_float = {k: isinstance(v, Tensor) and v.is_floating_point() for k, v in inputs.items()}
+        return {k: v.to(dtype) if is_float[k] else v for k, v in inputs.items()}  # e.g. a bfloat16 teacher's pixels
 
     def _place(self, device: torch.device) -> None:
         if self._device == device:
@@ -184,9 +201,9 @@ def resolve_teacher(teacher: Any, student: nn.Module) -> FrozenTeacher | None:
     """
     if teacher is None:
         return None
-    if isinstance(teacher, str):
+    if isinstance(teacher, (str, PathLike)):
         try:
-            teacher = load_teacher(teacher)
+            teacher = load_teacher(str(teacher))
         except OSError as error:
             raise ConfigError([f"teacher_model: {teacher!r} could not be loaded. {error}"]) from error
     return FrozenTeacher(teacher, student)

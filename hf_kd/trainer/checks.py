@@ -1,9 +1,11 @@
 """What the trainer refuses, in words: before training where it can be known, at the first batch otherwise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from pyarrow import types
 from torch import Tensor, nn
 
 from ..functional import IGNORE_INDEX
@@ -46,6 +48,22 @@ def check_arguments(args: Any, compute_loss_func: Callable | None, objective: An
         raise ValueError(
             "`DistillationTrainer` got neither `objective` nor `args.method`, so there is nothing to minimise. "
             "Pass one."
+        )
+
+
+def check_parallelism(accelerator: Accelerator) -> None:
+    """Refuse launches in which several processes hold parts of the same rows: they would be counted more than once.
+
+    Raises:
+        ValueError: Tensor, context or sequence parallelism.
+    """
+    config = getattr(accelerator, "parallelism_config", None)
+    kinds = {"tp": "tensor", "cp": "context", "sp": "sequence"}
+    used = [kind for key, kind in kinds.items() if getattr(config, f"{key}_enabled", False)]
+    if used:
+        raise ValueError(
+            f"`DistillationTrainer` was launched with {' and '.join(used)} parallelism, in which processes share rows "
+            "and the exact row counts no longer hold. Use data parallelism (DDP, FSDP or DeepSpeed ZeRO)."
         )
 
 
@@ -94,13 +112,13 @@ def check_teacher_presence(
     Raises:
         ValueError: No teacher and no `teacher_logits` column.
     """
-    columns = getattr(dataset, "column_names", None) or []
-    if teacher is None and objective.needs_teacher and dataset is not None and TEACHER_LOGITS not in columns:
+    columns = getattr(dataset, "column_names", None)  # unknown for a plain torch dataset: its first batch tells
+    if teacher is None and objective.needs_teacher and columns is not None and TEACHER_LOGITS not in columns:
         raise ValueError(
             f"`DistillationTrainer(teacher_model=None)` at kd_weight={objective.kd_weight:g}: there is nothing to "
             f"distil from. Pass a `teacher_model`, a `{TEACHER_LOGITS}` column, or kd_weight=0 for a baseline."
         )
-    if teacher is None and evaluate_with_teacher and TEACHER_LOGITS not in columns:
+    if teacher is None and evaluate_with_teacher and TEACHER_LOGITS not in (columns or ()):
         raise ValueError(
             "`DistillationTrainingArguments(evaluate_with_teacher=True)` needs a `teacher_model` to compare with."
         )
@@ -109,14 +127,30 @@ def check_teacher_presence(
 def check_labels(dataset: Any, label_name: str, classes: int | None, owner: str) -> None:
     """Refuse labels outside the classes, from the label column of a `datasets.Dataset`, without decoding examples.
 
+    Args:
+        dataset: The dataset, or several by name.
+        label_name: The label column.
+        classes: Of the student; None where its config does not say.
+        owner: Where the dataset comes from, for the error.
+
     Raises:
         ValueError: A label is neither -100 nor a class.
     """
+    if isinstance(dataset, Mapping):
+        for name, part in dataset.items():
+            check_labels(part, label_name, classes, f"{owner}[{name!r}]")
+        return
     names = getattr(dataset, "column_names", None) or []
     column = next((name for name in (label_name, *LABEL_KEYS) if name in names), None)
     if column is None or classes is None or not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
         return
     values = dataset.select_columns([column]).with_format("arrow")[:][column]
+    if not (types.is_integer(values.type) or types.is_boolean(values.type) or types.is_null(values.type)):
+        raise ValueError(
+            f"`DistillationTrainer` found values of type {values.type} in {owner}[{column!r}]: it needs one class "
+            "index per row. Encode the classes as integers (`dataset.class_encode_column`); multi-label and "
+            "regression targets are not supported."
+        )
     _raise_if_outside(values.unique().to_pylist(), classes, f"{owner}[{column!r}]")
 
 
@@ -141,6 +175,11 @@ def check_first_batch(student_logits: Tensor, teacher_logits: Tensor | None, lab
         ValueError: Non-finite teacher logits, another number of classes, or labels outside the classes.
     """
     classes = student_logits.shape[-1]
+    if teacher_logits is None and labels is None:
+        raise ValueError(
+            "`DistillationTrainer` got a batch without labels at kd_weight=0: there is nothing to learn from. Check "
+            "the label column's name (`label_names`), or distil with kd_weight > 0."
+        )
     if teacher_logits is not None:
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
@@ -186,3 +225,22 @@ def check_temperatures(output: ObjectiveOutput) -> None:
                     f"{value.max().item():.4g} in the first batch; it must be positive and finite. Check the strategy "
                     "(DTKD needs its guard on few classes)."
                 )
+
+
+def check_weights(model: nn.Module, accelerator: Accelerator, step: int, last_checkpoint: str | None) -> None:
+    """Refuse to save weights that an update has broken after a loss that was still finite.
+
+    Raises:
+        FloatingPointError: A weight is NaN or infinite on any process.
+    """
+    parts = [getattr(p, "_local_tensor", p).detach() for p in (*model.parameters(), *model.buffers())]
+    broken = torch.zeros(1, device=accelerator.device)
+    for part in parts:
+        if part.is_floating_point():
+            broken += (~part.isfinite()).any().to(broken)
+    if accelerator.gather(broken).any():
+        kept = f" The last checkpoint, {last_checkpoint}, is from before and stays usable." if last_checkpoint else ""
+        raise FloatingPointError(
+            f"`DistillationTrainer` stopped before saving: weights of `model` are non-finite after step {step}, whose "
+            f"loss was finite. Lower the learning rate, or clip gradients (`max_grad_norm`).{kept}"
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -55,9 +56,10 @@ class ObjectiveState:
             self.optimizer = torch.optim.SGD(
                 self.parameters, lr=learning_rate, momentum=momentum, weight_decay=weight_decay
             )
-            with torch.no_grad():  # every process starts from the first one's values
-                for parameter in self.parameters if accelerator.num_processes > 1 else ():
-                    parameter.copy_(broadcast(parameter.data))
+            self.optimizer.zero_grad(set_to_none=True)  # a run that stopped half-way may have left gradients
+        if accelerator.num_processes > 1:  # every process starts from the first one's values
+            for value in self.objective.state_dict().values():
+                value.copy_(broadcast(value.clone()))
 
     def synchronize(self) -> None:
         """Average the gradients over processes and undo fp16 scaling; called before the student's optimizer steps."""
@@ -141,7 +143,10 @@ def read_checkpoint(folder: Path, objective: DistillationObjective) -> tuple[dic
                 "learned temperature would start over. Resume from a checkpoint saved with `save_only_model=False`."
             )
         return {}, {}
-    manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(_unreadable(folder, MANIFEST_FILE, error)) from error
     if manifest.get("format") != FORMAT:
         raise ValueError(
             f"`train(resume_from_checkpoint={str(folder)!r})` found distillation state of format "
@@ -155,4 +160,14 @@ def read_checkpoint(folder: Path, objective: DistillationObjective) -> tuple[dic
             f"{'; '.join(differing) or 'another number of losses'}. Resume with the settings the run was started "
             "with, or start a new run."
         )
-    return load_file(folder / STATE_FILE), manifest
+    try:
+        return load_file(folder / STATE_FILE), manifest
+    except SafetensorError as error:
+        raise ValueError(_unreadable(folder, STATE_FILE, error)) from error
+
+
+def _unreadable(folder: Path, name: str, error: Exception) -> str:
+    return (
+        f"`train(resume_from_checkpoint={str(folder)!r})` cannot read `{name}` ({error}): the file is damaged or was "
+        "not written to its end. Resume from another checkpoint."
+    )

@@ -1,30 +1,48 @@
 """Exact scale: rows are counted over the whole optimizer step, on all processes, and repeated rows weigh nothing."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import IterableDataset
 from transformers.trainer_pt_utils import find_batch_size
 
 from ..functional import IGNORE_INDEX
 from ..inputs import ROW_WEIGHT
 
 
-def mark_repeated_rows(batches: list[dict[str, Any]], accelerator: Accelerator) -> None:
-    """Give the rows that only fill up an epoch's last sharded batch the weight 0.
+def with_repeats_marked(batches: Iterator[dict[str, Any]], accelerator: Accelerator) -> Iterator[dict[str, Any]]:
+    """The same batches; rows that only fill up an epoch's last sharded batch get the weight 0.
 
     With several processes, accelerate deals the last batches round and completes them with rows from the beginning, so
     that every process steps equally often. The real rows fill the processes' slots in order, so how many this one
-    holds follows from the remainder.
+    holds follows from how many there are.
     """
-    state = accelerator.gradient_state
-    if accelerator.num_processes == 1 or not batches or not state.end_of_dataloader or state.remainder < 1:
-        return
-    size = find_batch_size(batches[-1])
-    real = min(max(state.remainder - size * accelerator.process_index, 0), size)
-    if size is not None and real < size:
-        batches[-1][ROW_WEIGHT] = (torch.arange(size) < real).float()
+    for batch in batches:
+        if accelerator.num_processes > 1 and accelerator.gradient_state.end_of_dataloader:
+            size, rows = find_batch_size(batch), _rows_of_last_round(accelerator)
+            if size is not None and rows > 0:
+                real = min(max(rows - size * accelerator.process_index, 0), size)
+                if real < size:
+                    batch[ROW_WEIGHT] = (torch.arange(size) < real).float()
+        yield batch
+
+
+def _rows_of_last_round(accelerator: Accelerator) -> int:
+    """Real rows of the epoch's last batches, over all processes; 0 if they are all real or nobody knows."""
+    loader = accelerator.gradient_state.active_dataloader
+    if isinstance(loader.dataset, IterableDataset):
+        return max(loader.remainder, 0)
+    sampler = loader.batch_sampler
+    while not hasattr(sampler, "batch_size") and hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler  # a resumed epoch skips through one that has no batch size
+    size = getattr(sampler, "batch_size", None)
+    if size is None or getattr(sampler, "drop_last", False):
+        return 0
+    rows = getattr(getattr(sampler, "batch_sampler", sampler), "sampler", loader.dataset)
+    return len(rows) % (size if getattr(sampler, "split_batches", False) else size * accelerator.num_processes)
 
 
 def count_rows(batches: list[dict[str, Any]], label_name: str, accelerator: Accelerator) -> Tensor | None:

@@ -34,17 +34,26 @@ class Telemetry:
         self.device = device
         self.names: tuple[list[str], list[str], list[str]] = ([], [], [])
         self.values: tuple[Tensor, Tensor, Tensor] | None = None
-        self.first_bad = torch.tensor([-1.0, -1.0, 0.0], device=device)  # step, index of the term, temperature
+        self.components: list[str] = []
+        self.first_bad = torch.tensor([-1.0, -1.0, 0.0], device=device)  # step, index of the component, temperature
 
-    def update(self, output: ObjectiveOutput, teacher_logits: Tensor | None, labels: Tensor | None, step: int) -> None:
-        """Add one micro-batch."""
+    def update(
+        self,
+        output: ObjectiveOutput,
+        teacher_logits: Tensor | None,
+        labels: Tensor | None,
+        step: int,
+        row_weight: Tensor | None = None,
+    ) -> None:
+        """Add one micro-batch; rows of weight 0 are left out."""
+        counted = None if row_weight is None else row_weight > 0
         sums = dict(output.components)
         minima: dict[str, Tensor] = {}
         maxima: dict[str, Tensor] = {}
         for term in output.terms:
-            _add_temperatures(term, "" if len(output.terms) == 1 else f"{term.name}/", sums, minima, maxima)
+            _add_temperatures(term, "" if len(output.terms) == 1 else f"{term.name}/", counted, sums, minima, maxima)
         if teacher_logits is not None:
-            _add_teacher_accuracy(teacher_logits, labels, sums)
+            _add_teacher_accuracy(teacher_logits, labels, counted, sums)
         self._remember_first_bad(output, step)
         new = [
             torch.stack([value.detach().float().to(self.device) for value in group.values()])
@@ -62,11 +71,10 @@ class Telemetry:
     def _remember_first_bad(self, output: ObjectiveOutput, step: int) -> None:
         values = torch.stack([value.float() for value in output.components.values()])
         is_bad = ~torch.isfinite(values)
-        temperature = torch.zeros((), device=values.device)
-        for term in output.terms[:1]:
-            if term.output.temperatures is not None:
-                temperature = term.output.temperatures.student.detach().float().mean()
-        now = torch.stack([torch.full_like(temperature, float(step)), is_bad.float().argmax().float(), temperature])
+        index = is_bad.float().argmax()
+        self.components = list(output.components)
+        temperature = _component_temperatures(output, values)[index]
+        now = torch.stack([torch.full_like(temperature, float(step)), index.float(), temperature])
         is_first = is_bad.any() & (self.first_bad[0] < 0)
         self.first_bad = torch.where(is_first, now.to(self.device), self.first_bad)
 
@@ -109,8 +117,7 @@ class Telemetry:
         if len(bad) == 0:
             return
         step, index, temperature = bad[bad[:, 0].argmin()].tolist()
-        term = [name for name in self.names[0] if name.endswith("_loss") or name.startswith("kd_loss/")]
-        name = term[int(index)] if int(index) < len(term) else "loss"
+        name = self.components[int(index)]
         at = f" at temperature {temperature:.4g}" if name.startswith("kd_loss") else ""
         kept = f"The last checkpoint, {last_checkpoint}, is from before and stays usable." if last_checkpoint else ""
         raise FloatingPointError(
@@ -137,31 +144,58 @@ class Telemetry:
         self.values = tuple(table[process_index].to(self.device) for table in rows)
 
 
-def _add_temperatures(term: Term, prefix: str, sums: dict, minima: dict, maxima: dict) -> None:
+def _component_temperatures(output: ObjectiveOutput, values: Tensor) -> Tensor:
+    """The mean student temperature behind each component; 0 where there is none."""
+    means = {}
+    for term in output.terms:
+        if term.output.temperatures is not None:
+            mean = term.output.temperatures.student.detach().float().mean()
+            means[f"kd_loss/{term.name}"] = mean
+            means.setdefault("kd_loss", mean)
+    zero = torch.zeros((), device=values.device)
+    return torch.stack([means.get(name, zero) for name in output.components])
+
+
+def _add_temperatures(term: Term, prefix: str, counted: Tensor | None, sums: dict, minima: dict, maxima: dict) -> None:
     output = term.output
     if output.temperatures is None:
         return
-    rows = output.loss.shape[0] if output.loss.dim() else 1
+    if output.loss.dim() == 0:  # a batch relation has one temperature for the batch
+        counted = None
     base = f"temperature/{prefix}"
-    count = torch.full((), float(rows), device=output.loss.device)
+    rows = output.loss.shape[0] if output.loss.dim() else 1
+    count = torch.full((), float(rows), device=output.loss.device) if counted is None else counted.sum().float()
     sums[f"{base}rows"] = count
     t = output.temperatures
     for side, value in (("student", t.student), ("teacher", t.teacher)):
-        value = value.detach()
-        sums[f"{base}{side}_mean"] = value.mean() * count
-        minima[f"{base}{side}_min"], maxima[f"{base}{side}_max"] = value.amin(), value.amax()
+        sums[f"{base}{side}_mean"] = _total(value, counted, count)
+        minima[f"{base}{side}_min"] = _counted(value, counted, torch.inf).amin()
+        maxima[f"{base}{side}_max"] = _counted(value, counted, -torch.inf).amax()
     extras = {**t.parts, **output.parts}
     if t.weight.dim():
         extras["weight_mean"] = t.weight
     for name, value in extras.items():
-        sums[f"{base}{name}"] = value.detach().float().mean() * count
+        sums[f"{base}{name}"] = _total(value, counted, count)
 
 
-def _add_teacher_accuracy(teacher_logits: Tensor, labels: Tensor | None, sums: dict) -> None:
+def _counted(value: Tensor, counted: Tensor | None, otherwise: float) -> Tensor:
+    """One value per row, `otherwise` on rows that do not count."""
+    value = value.detach().float().reshape(-1)
+    return value if counted is None else torch.where(counted, value, otherwise)
+
+
+def _total(value: Tensor, counted: Tensor | None, count: Tensor) -> Tensor:
+    """The sum over rows of a value that is either per row or the same for all."""
+    return value.detach().float().mean() * count if counted is None else _counted(value, counted, 0.0).sum()
+
+
+def _add_teacher_accuracy(teacher_logits: Tensor, labels: Tensor | None, counted: Tensor | None, sums: dict) -> None:
     zero = torch.zeros((), device=teacher_logits.device)
     sums["teacher_accuracy"], sums["teacher_labelled/rows"] = zero, zero
     if labels is not None:
         labelled = labels != IGNORE_INDEX
+        if counted is not None:
+            labelled = labelled & counted
         sums["teacher_accuracy"] = ((teacher_logits.argmax(-1) == labels) & labelled).sum()
         sums["teacher_labelled/rows"] = labelled.sum()
 

@@ -1,6 +1,7 @@
 """`DistillationTrainer`: the Hugging Face Trainer with a teacher and a temperature strategy in its loss."""
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
-from ..functional import IGNORE_INDEX, cross_entropy, kl_divergence
 from ..inputs import (
     LABEL_KEYS,
     ROW_WEIGHT,
@@ -27,8 +27,9 @@ from ..teacher import FrozenTeacher, resolve_teacher
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
+from .evaluation import EvaluationRows, mean_cross_entropy, row_values
 from .objective_state import ObjectiveState, describe, read_checkpoint, write_checkpoint
-from .scaling import count_rows, mark_repeated_rows
+from .scaling import count_rows, with_repeats_marked
 from .schedule import multi_step_schedule
 from .telemetry import Telemetry, warn_if_saturated, warn_if_teacher_guesses
 
@@ -88,7 +89,7 @@ class DistillationTrainer(Trainer):
         optimizer_cls_and_kwargs: tuple | None = None,
         preprocess_logits_for_metrics: Callable | None = None,
         *,
-        teacher_model: nn.Module | str | Callable[..., Any] | None = None,
+        teacher_model: nn.Module | str | PathLike | Callable[..., Any] | None = None,
         objective: DistillationObjective | None = None,
         teacher_processing_class: Any = None,
     ):
@@ -109,8 +110,9 @@ class DistillationTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        checks.check_student(self.model)
+        checks.check_parallelism(self.accelerator)
         self.label_name = checks.single_label_name(self.label_names)
+        self._bind_student()
         self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model)
         self.data_collator = self._distillation_collator(teacher_processing_class)
         self._given_objective = objective
@@ -119,6 +121,7 @@ class DistillationTrainer(Trainer):
         self.objective = objective if objective is not None else self._build_objective()
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         checks.check_labels(train_dataset, self.label_name, checks.num_labels(self.model), "train_dataset")
+        checks.check_labels(eval_dataset, self.label_name, checks.num_labels(self.model), "eval_dataset")
         self._objective_state: ObjectiveState | None = None
         self._telemetry: Telemetry | None = None
         self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
@@ -127,7 +130,8 @@ class DistillationTrainer(Trainer):
         self._warned: set[str] = set()
         self._teacher_seen = [0.0, 0.0]
         self._last_flush_step = 0
-        self._evaluation_rows: dict[str, list[Tensor]] | None = None
+        self._last_saved: str | None = None
+        self._evaluation_rows: EvaluationRows | None = None
         self.add_callback(_ObjectiveSteps(self))
 
     def _distillation_collator(self, teacher_processing_class: Any) -> DistillationCollator:
@@ -136,7 +140,13 @@ class DistillationTrainer(Trainer):
             from transformers import DataCollatorWithPadding
 
             teacher_collator = DataCollatorWithPadding(teacher_processing_class)
-        return DistillationCollator(self.data_collator, teacher_collator)
+        return DistillationCollator(self.data_collator, teacher_collator, self.label_name)
+
+    def _bind_student(self) -> None:
+        """What is read off the student, while it is still the bare model; it may be a new one in each run."""
+        checks.check_student(self.model)
+        self._student_columns = model_columns(self.accelerator.unwrap_model(self.model))
+        self._signature_columns = None
 
     def _build_objective(self) -> DistillationObjective:
         """The objective that the arguments name; with its own random stream, so that it changes no other draw."""
@@ -144,7 +154,7 @@ class DistillationTrainer(Trainer):
         weights = {name: getattr(args, name) for name in ("ce_weight", "kd_weight") if getattr(args, name) is not None}
         self._built_from = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(args.seed)
+            torch.default_generator.manual_seed(args.seed)
             return build_objective(
                 args.method, num_labels=checks.num_labels(self.model), **{**(args.method_kwargs or {}), **weights}
             )
@@ -155,15 +165,15 @@ class DistillationTrainer(Trainer):
         """Keep the columns of both models: the Trainer would drop what the student does not name."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            student = model_columns(self.model) or []
-            teacher = None if self.teacher is None else self.teacher.columns
-            wanted = [*dataset_columns(student, teacher), *self._signature_columns, *LABEL_KEYS]
-            self._signature_columns = list(dict.fromkeys(wanted))
+            teacher = [] if self.teacher is None else self.teacher.columns
+            datasets = (self.train_dataset, self.eval_dataset)
+            wanted = dataset_columns(self._student_columns or [], teacher, datasets)
+            self._signature_columns = list(dict.fromkeys([*wanted, *self._signature_columns, *LABEL_KEYS]))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, with repeated rows marked, and their counts."""
+        epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        mark_repeated_rows(batches, self.accelerator)
         return batches, count_rows(batches, self.label_name, self.accelerator)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
@@ -190,13 +200,13 @@ class DistillationTrainer(Trainer):
             num_items_in_batch: Rows and labelled rows of the optimizer step, over all processes; None takes this
                 batch's mean.
         """
-        student_logits = logits_of(model(**student_inputs(inputs, model_columns(self.model))), "model")
+        student_logits = logits_of(model(**student_inputs(inputs, self._student_columns)), "model")
         labels = inputs.get(self.label_name)
         checks.check_label_shape(labels, student_logits)
         if model.training:
             loss = self._training_loss(student_logits, inputs, labels, num_items_in_batch)
         else:
-            loss = _mean_cross_entropy(student_logits, labels)
+            loss = mean_cross_entropy(student_logits, labels)
         return (loss, {"logits": student_logits}) if return_outputs else loss
 
     def _training_loss(
@@ -227,7 +237,8 @@ class DistillationTrainer(Trainer):
         if is_first:
             checks.check_temperatures(output)
         if self._telemetry is not None:
-            self._telemetry.update(output, teacher_logits, labels, self.state.global_step)
+            step, row_weight = self.state.global_step, inputs.get(ROW_WEIGHT)
+            self._telemetry.update(output, teacher_logits, labels, step, row_weight)
         return output.loss
 
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
@@ -259,7 +270,7 @@ class DistillationTrainer(Trainer):
     def _begin_run(self) -> None:
         """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
         args = self.args
-        checks.check_student(self.model)
+        self._bind_student()
         settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
         if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
             self.objective = self._build_objective()
@@ -279,7 +290,8 @@ class DistillationTrainer(Trainer):
         self._telemetry = Telemetry(args.device)
         self._resumed = ({}, {})
         self._first_loss_step = 0
-        self._warned = set()
+        self._last_saved = None
+        self._warned, self._teacher_seen = set(), [0.0, 0.0]
 
     def set_initial_training_values(self, args, dataloader):
         """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
@@ -301,7 +313,8 @@ class DistillationTrainer(Trainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
-        """As in `Trainer`, with the mean loss over the whole run also after a resume."""
+        """As in `Trainer`, with the mean loss over all processes and, also after a resume, over the whole run."""
+        self._tr_loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean()
         output = super()._finalize_training(trial, num_train_samples, start_time)
         return TrainOutput(output.global_step, output.metrics["train_loss"], output.metrics)
 
@@ -311,19 +324,16 @@ class DistillationTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """As in `Trainer`, with a loss that is the exact mean over labelled rows, repeated rows left out."""
-        self._evaluation_rows = {}
+        self._evaluation_rows = EvaluationRows()
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
-            rows = {name: torch.cat(parts).double() for name, parts in self._evaluation_rows.items()}
+            metrics = self._evaluation_rows.metrics(metric_key_prefix)
         finally:
             self._evaluation_rows = None
         output.metrics.pop(f"{metric_key_prefix}_loss", None)
-        for name, values in rows.items():
-            known = values[~values.isnan()] if name != "loss" else values[rows["labelled"] > 0]
-            if name != "labelled" and len(known):
-                output.metrics[f"{metric_key_prefix}_{name}"] = known.mean().item()
+        output.metrics.update(metrics)
         return output
 
     def prediction_step(
@@ -333,37 +343,21 @@ class DistillationTrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get(self.label_name)
         with torch.no_grad(), self.compute_loss_context_manager():
-            student_logits = logits_of(model(**student_inputs(inputs, model_columns(self.model))), "model").detach()
-            rows = {}
-            if labels is not None:
-                checks.check_label_shape(labels, student_logits)
-                rows["loss"] = cross_entropy(student_logits, labels)
-                rows["labelled"] = (labels != IGNORE_INDEX).float()
-            if self.args.evaluate_with_teacher:
-                rows |= self._compare_with_teacher(student_logits, self._teacher_logits(inputs), labels)
+            student_logits = logits_of(model(**student_inputs(inputs, self._student_columns)), "model").detach()
+            checks.check_label_shape(labels, student_logits)
+            teacher_logits = self._teacher_logits(inputs) if self.args.evaluate_with_teacher else None
+            rows = row_values(student_logits, teacher_logits, labels)
         if self._evaluation_rows is not None:
-            for name, values in rows.items():
-                self._evaluation_rows.setdefault(name, []).append(self.gather_function(values))
-        loss = None if labels is None else _mean_cross_entropy(student_logits, labels)
+            self._evaluation_rows.add(rows, self.gather_function)
+        loss = None if labels is None else mean_cross_entropy(student_logits, labels)
         return (loss, None, None) if prediction_loss_only else (loss, student_logits, labels)
-
-    @staticmethod
-    def _compare_with_teacher(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor | None) -> dict:
-        choice = teacher_logits.argmax(-1)
-        rows = {
-            "agreement": (student_logits.argmax(-1) == choice).float(),
-            "teacher_kl": kl_divergence(teacher_logits, student_logits),
-        }
-        if labels is not None:
-            rows["teacher_accuracy"] = (choice == labels).float().masked_fill(labels == IGNORE_INDEX, torch.nan)
-        return rows
 
     # ---- Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`; training records also carry the components and temperatures of their window."""
         if self._telemetry is not None and ("loss" in logs or "train_loss" in logs):
-            self._telemetry.raise_if_non_finite(self.accelerator, self._last_checkpoint())
+            self._telemetry.raise_if_non_finite(self.accelerator, self._last_saved)
         if self._telemetry is not None and "loss" in logs:
             steps = self.state.global_step - self._last_flush_step
             self._last_flush_step = self.state.global_step
@@ -376,17 +370,15 @@ class DistillationTrainer(Trainer):
             logs["train_loss"] = self._total_loss_scalar / max(steps, 0.001)
         super().log(logs, start_time, *args, **kwargs)
 
-    def _last_checkpoint(self) -> str | None:
-        folders = [p for p in Path(self.args.output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if p.is_dir()]
-        steps = {int(p.name.rsplit("-", 1)[1]): p for p in folders if p.name.rsplit("-", 1)[1].isdigit()}
-        return str(steps[max(steps)]) if steps else None
-
     # ---- Checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run."""
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._telemetry is not None:
+            self._telemetry.raise_if_non_finite(self.accelerator, self._last_saved)
+            checks.check_weights(model, self.accelerator, self.state.global_step, self._last_saved)
         if self._telemetry is not None and not self.args.save_only_model:
-            self._telemetry.raise_if_non_finite(self.accelerator, self._last_checkpoint())
             tensors = {
                 **self._objective_state.state(),
                 **self._telemetry.state(self.accelerator),
@@ -401,14 +393,15 @@ class DistillationTrainer(Trainer):
                 "first_loss_step": self._first_loss_step,
             }
             if self.args.should_save:
-                folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
                 write_checkpoint(folder, tensors, manifest)
         super()._save_checkpoint(model, trial)
+        self._last_saved = str(folder)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in `Trainer`, then the learned temperatures and their momentum."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            self._last_saved = checkpoint
             self._resumed = read_checkpoint(Path(checkpoint), self.objective)
             if self._resumed[0]:
                 self._objective_state.load_state(self._resumed[0], checkpoint)
@@ -445,10 +438,3 @@ class _ObjectiveSteps(TrainerCallback):
         group = self.trainer.optimizer.param_groups[0]
         initial = group.get("initial_lr", args.learning_rate)
         self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
-
-
-def _mean_cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
-    """Cross-entropy over the labelled rows; 0 where there are none."""
-    if labels is None:
-        return logits.new_zeros(())
-    return cross_entropy(logits, labels).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)

@@ -1,0 +1,56 @@
+"""What an evaluation measures, row by row, so that its means are exact for any batch size and number of processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..functional import IGNORE_INDEX, cross_entropy, kl_divergence
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
+    """Cross-entropy over the labelled rows; 0 where there are none."""
+    if labels is None:
+        return logits.new_zeros(())
+    return cross_entropy(logits, labels).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
+
+
+def row_values(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:
+    """What is known of each row of a batch: `(batch,)` each."""
+    rows = {}
+    if labels is not None:
+        rows["loss"] = cross_entropy(student_logits, labels)
+        rows["labelled"] = (labels != IGNORE_INDEX).float()
+    if teacher_logits is not None:
+        choice = teacher_logits.argmax(-1)
+        rows["agreement"] = (student_logits.argmax(-1) == choice).float()
+        rows["teacher_kl"] = kl_divergence(teacher_logits, student_logits)
+        if labels is not None:
+            rows["teacher_accuracy"] = (choice == labels).float()
+    return rows
+
+
+class EvaluationRows:
+    """Collects the values of all rows of one evaluation, each row once."""
+
+    NEED_LABELS = ("loss", "teacher_accuracy")
+
+    def __init__(self):
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, rows: dict[str, Tensor], gather: Callable[[Tensor], Tensor]) -> None:
+        """Add a batch; `gather` brings the processes together and drops rows that only filled up the last batch."""
+        for name, values in rows.items():
+            self.parts.setdefault(name, []).append(gather(values))
+
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """Means over all rows, over the labelled ones where labels are needed; nothing where there are none."""
+        rows = {name: torch.cat(parts).double() for name, parts in self.parts.items()}
+        labelled = rows.pop("labelled", None)
+        metrics = {}
+        for name, values in rows.items():
+            if name in self.NEED_LABELS:
+                values = values[labelled > 0]
+            if len(values):
+                metrics[f"{prefix}_{name}"] = values.mean().item()
+        return metrics
