@@ -35,6 +35,7 @@ BAD_TEMPERATURES = (0, -1, float("nan"), float("inf"), True, "4")
 """What no temperature-like argument may accept."""
 
 _BATCH = 6
+_FIELDS = ("student", "teacher", "compensation", "weight")
 _MOMENTS = (Progress(), Progress(epoch=3.5, fraction=0.4), Progress(epoch=1000.0, fraction=1.0))
 
 
@@ -105,9 +106,7 @@ def check_refuses(make: Callable[[Any], Any], argument: str, values: Sequence[An
         except (TypeError, ValueError) as error:
             message = str(error)
             if argument not in message or repr(value) not in message:
-                raise AssertionError(
-                    f"the error for {argument}={value!r} must name argument and value: {message}"
-                ) from error
+                raise AssertionError(f"`{argument}` and {value!r} must be named in the error: {message}") from error
         else:
             raise AssertionError(f"`{type(made).__name__}` accepts {argument}={value!r}")
 
@@ -128,14 +127,18 @@ def _close(actual: Tensor, expected: Tensor, subject: Any, promise: str, toleran
 def _rows(temperatures: Temperatures, batch: int, subject: Any) -> Tensor:
     """The four fields as `(batch, 4)`, which also checks that they broadcast to the documented shapes."""
     columns = []
-    for name in ("student", "teacher", "compensation", "weight"):
-        value, target = getattr(temperatures, name), (batch, 1) if name in ("student", "teacher") else (batch,)
+    for name, value in zip(_FIELDS, temperatures, strict=False):
+        target = (batch, 1) if name in ("student", "teacher") else (batch,)
         try:
             columns.append(value.expand(target).reshape(batch))
         except (AttributeError, RuntimeError):
             got = tuple(value.shape) if isinstance(value, Tensor) else repr(value)
             _require(False, subject, f"return `{name}` as a tensor broadcastable to {target}, got {got}")
     return torch.stack(columns, dim=-1)
+
+
+def _same(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return all(map(torch.equal, tensors, others))
 
 
 def _labels(num_labels: int) -> Tensor:
@@ -172,8 +175,7 @@ def check_temperature_traits(factory: Callable[[], TemperatureStrategy], *, num_
     trained = any(p.requires_grad for p in strategy.parameters())
     _require(trained == strategy.learnable, strategy, "be `learnable` exactly if it has trainable parameters")
     for student, teacher in logit_cases(num_labels, torch.float32).values():
-        temperatures = strategy(student, teacher)
-        values = _rows(temperatures, _BATCH, strategy)[:, :2]
+        values = _rows(strategy(student, teacher), _BATCH, strategy)[:, :2]
         if not strategy.per_sample:
             _require((values == values[:1]).all(), strategy, "be `per_sample` if rows differ in temperature")
         if strategy.bounds is not None:
@@ -208,18 +210,16 @@ def check_temperature_precision(factory: Callable[[], TemperatureStrategy], *, n
     strategy = factory()
     for dtype in (torch.bfloat16, torch.float16):
         student, teacher = _random(num_labels, dtype)
-        actual = strategy(student, teacher)
         expected = strategy(student.float(), teacher.float())
-        for name in ("student", "teacher", "compensation", "weight"):
-            value = getattr(actual, name)
+        for name, value, wanted in zip(_FIELDS, strategy(student, teacher), expected, strict=False):
             _require(value.dtype == torch.float32, strategy, f"return `{name}` in float32 for {dtype}")
-            _close(value, getattr(expected, name), strategy, f"raise {dtype} before any arithmetic", 1e-6)
+            _close(value, wanted, strategy, f"raise {dtype} before any arithmetic", 1e-6)
     student, teacher = _random(num_labels, torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = _rows(strategy(student, teacher), _BATCH, strategy)
     _close(actual, _rows(strategy(student, teacher), _BATCH, strategy), strategy, "not lose digits to autocast", 1e-6)
-    rows = _rows(factory().double()(*_random(num_labels)), _BATCH, strategy)
-    _require(rows.dtype == torch.float64, strategy, "keep float64")
+    double = _rows(factory().double()(*_random(num_labels)), _BATCH, strategy).dtype == torch.float64
+    _require(double, strategy, "keep float64")
 
 
 def check_temperature_rows(factory: Callable[[], TemperatureStrategy], *, num_labels: int = 5) -> None:
@@ -232,10 +232,8 @@ def check_temperature_rows(factory: Callable[[], TemperatureStrategy], *, num_la
     shuffled = _rows(strategy(student[order], teacher[order], labels[order]), _BATCH, strategy)
     _close(shuffled, rows[order], strategy, "not depend on the order of rows")
     if strategy.row_wise:
-        alone = [
-            _rows(strategy(student[i : i + 1], teacher[i : i + 1], labels[i : i + 1]), 1, strategy)
-            for i in range(_BATCH)
-        ]
+        singles = zip(student.split(1), teacher.split(1), labels.split(1), strict=True)
+        alone = [_rows(strategy(*single), 1, strategy) for single in singles]
         _close(torch.cat(alone), rows, strategy, "give a row alone the same temperatures, or set `row_wise = False`")
 
 
@@ -248,8 +246,7 @@ def check_temperature_purity(factory: Callable[[], TemperatureStrategy], *, num_
     strategy(student, teacher, progress=_MOMENTS[-1])
     again = _rows(strategy(student, teacher), _BATCH, strategy)
     _require(torch.equal(first, again), strategy, "depend on `progress` alone, not on earlier calls")
-    untouched = torch.equal(student, before[0]) and torch.equal(teacher, before[1])
-    _require(untouched, strategy, "not write to its inputs")
+    _require(_same((student, teacher), before), strategy, "not write to its inputs")
 
 
 def check_temperature_copies(factory: Callable[[], TemperatureStrategy], *, num_labels: int = 5) -> None:
@@ -264,11 +261,9 @@ def check_temperature_copies(factory: Callable[[], TemperatureStrategy], *, num_
 
 def check_temperature_labels(factory: Callable[[], TemperatureStrategy], *, num_labels: int = 5) -> None:
     """Works without labels, with labels, and on unlabelled rows."""
-    strategy = factory()
+    strategy, given = factory(), _labels(num_labels)
     student, teacher = _random(num_labels, torch.float32)
-    unlabelled = torch.full((_BATCH,), -100)
-    mixed = torch.where(torch.arange(_BATCH) % 2 == 0, _labels(num_labels), -100)
-    for labels in (None, _labels(num_labels), unlabelled, mixed):
+    for labels in (None, given, given.where(given % 2 == 0, -100), torch.full_like(given, -100)):
         rows = _rows(strategy(student, teacher, labels), _BATCH, strategy)
         _require(rows.isfinite().all(), strategy, f"work with labels={labels}")
 
@@ -329,7 +324,7 @@ def check_loss_traits(factory: Callable[..., DistillationLoss], *, num_labels: i
     output = loss(*_random(num_labels), _labels(num_labels))
     if loss.uses_temperature:
         held = isinstance(getattr(loss, "temperature", None), TemperatureStrategy)
-        _require(held, loss, "hold its strategy in `self.temperature` if it sets `uses_temperature`")
+        _require(held, loss, "hold a strategy in `self.temperature`, or not set `uses_temperature`")
         _require(output.temperatures is not None, loss, "return the temperatures it used")
     _check_parts(output.parts, _BATCH, loss)
 
@@ -345,7 +340,7 @@ def check_loss_shapes(factory: Callable[..., DistillationLoss], *, num_labels: i
         _require(shape == expected, loss, f"return a loss of shape {expected}, got {shape}")
     if _declares(loss, "row_wise"):
         value = loss(student, teacher, labels).loss
-        alone = [loss(student[i : i + 1], teacher[i : i + 1], labels[i : i + 1]).loss for i in range(_BATCH)]
+        alone = [loss(*row).loss for row in zip(student.split(1), teacher.split(1), labels.split(1), strict=True)]
         _close(torch.cat(alone), value, loss, "give a row alone the same loss, or set `row_wise = False`")
         twice = loss(student.repeat(2, 1), teacher.repeat(2, 1), labels.repeat(2)).loss
         _close(twice.mean(), value.mean(), loss, "keep its mean when the batch is duplicated")
@@ -403,8 +398,7 @@ def check_loss_labels(factory: Callable[..., DistillationLoss], *, num_labels: i
     """Needs no labels unless it says so; one that does gives 0 on unlabelled rows."""
     loss = factory()
     student, teacher = _random(num_labels, torch.float32)
-    unlabelled = torch.full((_BATCH,), -100)
-    value = loss(student, teacher, unlabelled).loss
+    value = loss(student, teacher, torch.full((_BATCH,), -100)).loss
     _require(value.isfinite().all(), loss, "be finite on unlabelled rows")
     if loss.needs_labels:
         _require(not value.any(), loss, "be 0 on unlabelled rows, as it needs labels")
@@ -422,8 +416,7 @@ def check_loss_copies(factory: Callable[..., DistillationLoss], *, num_labels: i
     for how, other in _copies(factory, loss).items():
         actual = other(student, teacher, labels, progress=_MOMENTS[1]).loss
         _require(torch.equal(actual, expected), loss, f"survive {how} with the same value")
-    untouched = torch.equal(student, before[0]) and torch.equal(teacher, before[1])
-    _require(untouched, loss, "not write to its inputs")
+    _require(_same((student, teacher), before), loss, "not write to its inputs")
 
 
 def check_loss_strategies(factory: Callable[..., DistillationLoss], *, num_labels: int = 5) -> None:
