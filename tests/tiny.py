@@ -1,0 +1,187 @@
+"""Tiny classifiers, tiny datasets and one short training: what the trainer's tests are made of."""
+
+import atexit
+import gc
+
+import datasets
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    PrinterCallback,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from hf_kd import DistillationTrainer, DistillationTrainingArguments
+
+gc.freeze()  # each training starts with a full collection: 0.6 s for walking all that was imported, every time
+atexit.register(gc.unfreeze)
+
+CLASSES = 5
+VOCABULARY = 50
+LENGTH = 8
+IMAGE = 8
+TEXT = ("bert", "distilbert")
+ARCHITECTURES = ("bert", "distilbert", "resnet", "vit", "convnext")
+LABELS = ("labelled", "unlabelled", "mixed")
+TIMES = ("runtime", "per_second")
+"""Parts of the log keys that a clock decides."""
+
+
+class EvalBatchNorm2d(torch.nn.BatchNorm2d):
+    """Stays in eval mode: statistics of a batch depend on how it is split, so no exact scale can hold with them."""
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+def classifier(architecture, seed, *, classes=CLASSES, **config):
+    """A randomly initialised classifier without dropout, the same for the same seed, wide enough in its answers."""
+    spread = {"initializer_range": 0.3, "num_labels": classes}
+    encoder = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "hidden_size": 16}
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    text = {"vocab_size": VOCABULARY, "max_position_embeddings": 2 * LENGTH, **spread}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if architecture == "bert":
+            return BertForSequenceClassification(BertConfig(**{**text, **encoder, **dropout, **config}))
+        if architecture == "distilbert":
+            layers = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32}
+            off = {"dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0}
+            return DistilBertForSequenceClassification(DistilBertConfig(**{**text, **layers, **off, **config}))
+        if architecture == "vit":
+            picture = {"image_size": IMAGE, "patch_size": 4}
+            return ViTForImageClassification(ViTConfig(**{**picture, **encoder, **dropout, **spread, **config}))
+        stages = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+        if architecture == "convnext":
+            patches = {"num_stages": 2, "patch_size": 2, "drop_path_rate": 0.0, "layer_scale_init_value": 1.0}
+            return ConvNextForImageClassification(ConvNextConfig(**{**stages, **patches, **spread, **config}))
+        layers = {"embedding_size": 8, "layer_type": "basic", "downsample_in_first_stage": False}
+        spread.pop("initializer_range")
+        model = ResNetForImageClassification(ResNetConfig(**{**stages, **layers, **spread, **config}))
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.__class__ = EvalBatchNorm2d
+        return model
+
+
+def examples(architecture, rows, labels="labelled", *, classes=CLASSES, seed=0):
+    """Rows as plain dicts of lists; `labels` is one of `LABELS`, or "none" for no label column at all."""
+    generator = torch.Generator().manual_seed(seed)
+    result = []
+    for index in range(rows):
+        if architecture in TEXT:
+            ids = torch.randint(1, VOCABULARY, (LENGTH,), generator=generator)
+            row = {"input_ids": ids.tolist(), "attention_mask": [1] * LENGTH}
+        else:
+            row = {"pixel_values": torch.randn(3, IMAGE, IMAGE, generator=generator).tolist()}
+        label = int(torch.randint(0, classes, (), generator=generator))
+        if labels != "none":
+            row["labels"] = label if labels == "labelled" or (labels == "mixed" and index % 3 == 0) else -100
+        result.append(row)
+    return result
+
+
+def table(rows):
+    """A `datasets.Dataset` of `rows`, in memory."""
+    return datasets.Dataset.from_list(rows)
+
+
+class Rows(torch.utils.data.Dataset):
+    """A plain torch dataset of `rows`, as tensors."""
+
+    def __init__(self, rows):
+        self.rows = [{key: _tensor(value) for key, value in row.items()} for row in rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return dict(self.rows[index])
+
+
+def _tensor(value):
+    return torch.tensor(value) if isinstance(value, list) else value
+
+
+def batch_of(rows):
+    """All `rows` as one batch of tensors."""
+    return {key: torch.stack([torch.as_tensor(row[key]) for row in rows]) for key in rows[0]}
+
+
+@torch.no_grad()
+def logits(model, rows):
+    """What `model` alone answers."""
+    training = model.training
+    model.eval()
+    columns = {key: value for key, value in batch_of(rows).items() if key != "labels"}
+    answer = model(**columns).logits
+    model.train(training)
+    return answer
+
+
+def arguments(folder, **overrides):
+    """Arguments of a short, silent, deterministic run: plain SGD, no clipping, rows in order."""
+    given = {
+        "per_device_train_batch_size": 4,
+        "per_device_eval_batch_size": 4,
+        "num_train_epochs": 1,
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "train_sampling_strategy": "sequential",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+        "use_cpu": True,
+        "ddp_find_unused_parameters": False,
+        "ddp_timeout": 60,
+    }
+    return DistillationTrainingArguments(str(folder), **{**given, **overrides})
+
+
+def build_trainer(folder, student, teacher=None, train=None, *, trainer=None, **overrides):
+    """A trainer; `trainer` holds further arguments of `DistillationTrainer`, `overrides` are training arguments."""
+    built = DistillationTrainer(
+        student, arguments(folder, **overrides), train_dataset=train, teacher_model=teacher, **(trainer or {})
+    )
+    built.remove_callback(PrinterCallback)
+    return built
+
+
+def train(folder, student, teacher=None, train=None, **keywords):
+    """Build a trainer and train; returns it."""
+    built = build_trainer(folder, student, teacher, train, **keywords)
+    built.train()
+    return built
+
+
+def weights(model):
+    """A copy of the state, by name."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def update(before, after):
+    """How far all weights moved, as one float64 vector."""
+    names = [name for name, value in before.items() if value.is_floating_point()]
+    return torch.cat([(after[name].double() - before[name].double()).flatten() for name in names])
+
+
+def relative_difference(actual, expected):
+    """Norm of the difference over the norm of what was expected."""
+    return float((actual - expected).norm() / expected.norm())
+
+
+def without_times(records):
+    """Log records without what a clock decides."""
+    return [{k: v for k, v in record.items() if not any(part in k for part in TIMES)} for record in records]
