@@ -139,7 +139,7 @@ def test_training_equals_the_loop_written_by_hand(architecture, labels, settings
 @pytest.mark.parametrize("labels", ["labelled", "mixed"])
 @pytest.mark.parametrize("method", ["kd_annealed", "ctkd", "ctkd_instance", "dtkd", "ttm", "wttm"])
 def test_trajectories_do_not_depend_on_the_split(method, labels, tmp_path):
-    """Strategies that move with training, learned temperatures included, must see optimizer steps, not micro-batches."""
+    """Strategies that move with training, learned temperatures too, must see optimizer steps, not micro-batches."""
     rows = Rows(examples("bert", 14, labels))
     runs = []
     for size, accumulation in ((8, 1), (4, 2), (2, 4)):
