@@ -125,20 +125,23 @@ def train(
         from .experiment import load_config, run_experiment
 
         result = run_experiment(load_config(config, overrides or ()))
-        _console().print(result_table(result))
-        _say(f"Saved in {result.output_dir} (student, results.json, resolved_config.yaml).")
+        _say(_headline(result))
+        _console().print(scores_table(result))
+        _say(f"Saved in {result.output_dir}: the student, results.json, resolved_config.yaml.")
 
 
-def result_table(result: "ExperimentResult") -> Table:
-    """The scores of a run, one row per metric."""
-    teacher = "" if result.teacher_parameters is None else f" from {result.teacher_parameters:,}"
+def _headline(result: "ExperimentResult") -> str:
+    teacher = "" if result.teacher_parameters is None else f", teacher {result.teacher_parameters:,}"
     labels = "" if result.labelled_rows == result.train_rows else f", {result.labelled_rows:,} of them labelled"
-    table = Table(
-        title=f"{result.data}: {result.student_parameters:,} parameters{teacher}; {result.train_rows:,} training rows"
-        f"{labels}; {result.train_seconds:.1f} s of training",
-        title_justify="left",
-        box=box.SIMPLE,
+    return (
+        f"{result.data}: student of {result.student_parameters:,} parameters{teacher}; {result.train_rows:,} training "
+        f"rows{labels}; {result.train_seconds:.1f} s of training"
     )
+
+
+def scores_table(result: "ExperimentResult") -> Table:
+    """The scores of a run, one row per metric."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("metric")
     table.add_column("validation", justify="right")
     table.add_column("test", justify="right")

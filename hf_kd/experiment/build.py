@@ -13,6 +13,7 @@ from transformers import (
 )
 
 from ..data import Task, load_task
+from ..inputs import model_columns, student_inputs
 from ..registry import ConfigError
 from ..teacher import load_teacher
 from ..training_args import DistillationTrainingArguments
@@ -97,9 +98,11 @@ def build_student(section: StudentSection, task: Task) -> PreTrainedModel:
         config = AutoConfig.for_model(**settings, **classes)
         if type(config) not in auto._model_mapping:
             raise ValueError(f"{config.model_type!r} is no {_KINDS[task.modality]} classifier in transformers.")
-        return auto.from_config(config, **({} if dtype == "auto" else {"dtype": dtype}))
+        model = auto.from_config(config, **({} if dtype == "auto" else {"dtype": dtype}))
+        _try(model, task)
     except Exception as error:  # noqa: BLE001 - architectures raise anything at settings that do not fit together
         _refuse("student.config", error)
+    return model
 
 
 def _from_checkpoint(section: StudentSection, task: Task, classes: dict[str, Any], dtype: Any) -> PreTrainedModel:
@@ -154,6 +157,18 @@ def _input_settings(given: dict[str, Any], task: Task) -> dict[str, Any]:
                 problem = f"is {given[key]}, but the images have {value}. Leave it out."
                 raise ConfigError([f"student.config.{key}: {problem}"])
     return {key: value for key, value in found.items() if key in known}
+
+
+@torch.no_grad()
+def _try(model: PreTrainedModel, task: Task) -> None:
+    """One row through the model, the longest text of the first ones, so that what does not fit fails now."""
+    rows = [task.train[index] for index in range(min(len(task.train), 100))]
+    row = max(rows, key=lambda row: len(row.get("input_ids", ())))
+    batch = student_inputs(task.collator([row]), model_columns(model))
+    batch = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()}
+    was_training = model.training
+    model.eval()(**batch)
+    model.train(was_training)
 
 
 def build_teacher(section: TeacherSection, task: Task) -> PreTrainedModel:

@@ -4,6 +4,7 @@ Everything here works on the raw sections, well-formed or not, so that all probl
 loads a model, a data set or anything from the network.
 """
 
+import difflib
 import enum
 import functools
 import re
@@ -110,7 +111,8 @@ def _objective_problems(given: Mapping[str, Any]) -> tuple[DistillationObjective
 def _method_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
     if not isinstance(section.get("name"), str):
         got = f", got {section['name']!r}" if "name" in section else ""
-        return None, [f"method.name: expected the name of a method{got}.{suggestion('', METHODS)}"]
+        required = f"method.name: expected the name of a method{got}.{suggestion('', METHODS)}"
+        return None, [*_mistyped("name", section, "method"), required]
 
     def make(spec: Mapping[str, Any]) -> DistillationObjective:
         return build_objective(spec["name"], num_labels=_NUM_LABELS, **{k: v for k, v in spec.items() if k != "name"})
@@ -119,6 +121,12 @@ def _method_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective 
     spec = {str(key): value for key, value in section.items() if key != "num_labels"}
     built, problems = probe(make, spec, "method", fatal=("name",))
     return built, reserved + problems
+
+
+def _mistyped(key: str, section: Mapping[Any, Any], label: str) -> list[str]:
+    """A complaint about the key that was meant to be `key`, if `key` is missing and something is like it."""
+    near = [] if key in section else difflib.get_close_matches(key, map(str, section), n=1)
+    return [f"{label}.{name}: unknown key. Did you mean {key!r}?" for name in near]
 
 
 def _mix_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
@@ -183,6 +191,8 @@ def _locate(line: str, spec: Mapping[str, Any]) -> tuple[list[str], str]:
     """Split a problem line into its path below the section and the text."""
     match = re.match(r"([\w.\[\]-]+): ", line)
     path, text = (match[1].split("."), line[match.end() :]) if match else ([], line)
+    if path[-1:] == ["name"] and isinstance(spec.get(path[0]), str) and len(path) == 2:
+        path = path[:1]  # the short form, a bare name, has no key `name`
     argument = re.match(r"`\w+\((\w+)=", text)
     if not argument or path not in ([], ["temperature"]):
         return path, text
@@ -242,9 +252,10 @@ def _student_problems(student: Any) -> list[str]:
 def _architecture_problems(settings: Mapping[Any, Any]) -> list[str]:
     label = "student.config"
     model_type = settings.get("model_type")
+    if model_type is None:
+        required = f"{label}.model_type: is required, e.g. vit, resnet, bert or distilbert."
+        return [*_mistyped("model_type", settings, label), required]
     if model_type not in CONFIG_MAPPING:
-        if model_type is None:
-            return [f"{label}.model_type: is required, e.g. vit, resnet, bert or distilbert."]
         hint = nearest(model_type, list(CONFIG_MAPPING))
         return [f"{label}.model_type: unknown architecture {model_type!r}.{hint} See `transformers.CONFIG_MAPPING`."]
     cls = CONFIG_MAPPING[model_type]
