@@ -9,6 +9,8 @@ import pytest
 import reference
 import torch
 from tiny import (
+    FROZEN,
+    LogitTable,
     Rows,
     build_trainer,
     classifier,
@@ -24,19 +26,6 @@ import hf_kd
 from hf_kd import build_objective
 from hf_kd.trainer.objective_state import MANIFEST_FILE, STATE_FILE, ObjectiveState
 
-
-class LogitTable(torch.nn.Module):
-    """A student that answers row i with the logits it holds, in float64."""
-
-    def __init__(self, answers):
-        super().__init__()
-        self.answers = torch.nn.Parameter(torch.tensor(answers, dtype=torch.float64))
-
-    def forward(self, row):
-        return {"logits": self.answers[row]}
-
-
-FROZEN = {"learning_rate": 1e-30}  # moves no number of order one; the schedule's factor is what it is
 TABLE_ROWS = [
     {"row": index, "labels": label, "teacher_logits": torch.tensor(logits, dtype=torch.float64)}
     for index, (label, logits) in enumerate(zip(reference.LABELS, reference.TEACHER, strict=True))
