@@ -6,9 +6,12 @@ only those.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .functional import IGNORE_INDEX
@@ -86,7 +89,7 @@ def logits_of(outputs: Any, owner: str) -> Tensor:
 
 
 class DistillationCollator:
-    """Collates each model's columns with its own collator; a null label becomes -100 (unlabelled).
+    """Collates each model's columns with its own collator; a null or NaN label becomes -100 (unlabelled).
 
     Args:
         student_collator: Collates everything that is not the teacher's alone.
@@ -116,8 +119,8 @@ class DistillationCollator:
             own = {k: v for k, v in feature.items() if _is_teachers(k)}
             shared = {k: v for k, v in feature.items() if k not in own}
             for key in self.label_keys:
-                if key in shared and shared[key] is None:
-                    shared[key] = IGNORE_INDEX
+                if key in shared:
+                    shared[key] = _class_index(shared[key])
             student.append(shared)
             teacher.append({k.removeprefix(TEACHER_PREFIX): v for k, v in own.items()})
         batch = dict(self.student_collator(student))
@@ -125,3 +128,17 @@ class DistillationCollator:
             collate = self.teacher_collator or self.student_collator
             batch |= {TEACHER_PREFIX + key: value for key, value in dict(collate(teacher)).items()}
         return batch
+
+
+def _class_index(label: Any) -> Any:
+    """A label with "no label" as -100. Formatted datasets turn an integer column with nulls into floats and NaN."""
+    if label is None:
+        return IGNORE_INDEX
+    if isinstance(label, Tensor) and label.dim() == 0 and label.is_floating_point():
+        index = _class_index(label.item())
+        return torch.tensor(index) if isinstance(index, int) else label
+    if isinstance(label, np.generic):
+        label = label.item()
+    if isinstance(label, float) and (math.isnan(label) or label.is_integer()):
+        return IGNORE_INDEX if math.isnan(label) else int(label)
+    return label
