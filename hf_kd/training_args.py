@@ -1,6 +1,7 @@
 """Training arguments: the Trainer's own plus the objective's, scalars, names and plain dicts only."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +64,12 @@ class DistillationTrainingArguments(TrainingArguments):
                 setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0))
         why = "the temperatures' SGD would step against its purpose or diverge. The paper's setting is .05, .9, 0."
         for name in ("temperature_learning_rate", "temperature_momentum", "temperature_weight_decay"):
-            setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0))
+            high = 1.0 if name == "temperature_momentum" else math.inf
+            setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0, high=high))
         self._check_milestones(owner)
-        if isinstance(self.method_kwargs, str):
-            raise ValueError(
+        if self.method_kwargs is not None and not isinstance(self.method_kwargs, dict):
+            error = ValueError if isinstance(self.method_kwargs, str) else TypeError
+            raise error(
                 f"`{owner}(method_kwargs=...)` must be a mapping or its JSON, got {self.method_kwargs!r}. Pass e.g. "
                 "'{\"temperature\": 2.0}'."
             )
@@ -93,6 +96,10 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"`{owner}(lr_milestones={self.lr_milestones!r}, lr_scheduler_type={str(self.lr_scheduler_type)!r})`: "
                 "the milestones are the whole schedule, so the other one would be ignored. Pass one of them."
+            )
+        if not isinstance(self.lr_milestones, (list, tuple)):
+            raise TypeError(
+                f"`{owner}(lr_milestones={self.lr_milestones!r})` must be a list of epochs. Pass e.g. [150, 180, 210]."
             )
         why = "it is an epoch number. Pass e.g. [150, 180, 210]."
         for milestone in self.lr_milestones:
