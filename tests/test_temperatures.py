@@ -230,6 +230,16 @@ def test_other_bad_arguments_are_refused_by_name(make, argument, values):
     check_refuses(make, argument, values)
 
 
+def test_refusal_check_finds_what_is_accepted_or_unexplained():
+    def unexplained(value):
+        raise ValueError("bad value")
+
+    with pytest.raises(AssertionError, match="accepts temperature=0"):
+        check_refuses(lambda value: Broken(), "temperature")
+    with pytest.raises(AssertionError, match="`temperature` and 0 must be named"):
+        check_refuses(unexplained, "temperature")
+
+
 @pytest.mark.parametrize("strategy", [TTMTemperature, WTTMTemperature])
 def test_gamma_and_temperature_exclude_each_other(strategy):
     with pytest.raises(ValueError, match=r"gamma is 1 / temperature.*Pass one of them"):
