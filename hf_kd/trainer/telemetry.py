@@ -73,7 +73,7 @@ class Telemetry:
         is_bad = ~torch.isfinite(values)
         index = is_bad.float().argmax()
         self.components = list(output.components)
-        temperature = _component_temperatures(output, values)[index]
+        temperature = _component_temperatures(output, values).take(index)  # indexing would sync
         now = torch.stack([torch.full_like(temperature, float(step)), index.float(), temperature])
         is_first = is_bad.any() & (self.first_bad[0] < 0)
         self.first_bad = torch.where(is_first, now.to(self.device), self.first_bad)
