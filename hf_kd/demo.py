@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedModel, TrainerCallback
+from transformers.utils import logging
 
 from .data import Task
 from .experiment import ExperimentConfig, ExperimentResult, load_config, run_experiment
@@ -115,6 +116,7 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("MPLCONFIGDIR", str((output / "cache" / "matplotlib").resolve()))  # before it is imported
     on_progress = on_progress or (lambda *_: None)
+    logging.disable_progress_bar()  # one per file that is read or written
     settings = [f"seed={seed}", f"data.seed={seed}", "training.disable_tqdm=true", "training.logging_steps=10"]
     settings += overrides
     results = [_run_modality(output, modality, settings, on_progress) for modality in modalities]

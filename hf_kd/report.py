@@ -61,11 +61,7 @@ def plot_temperatures(histories: Mapping[str, Sequence[Mapping[str, Any]]], path
     Raises:
         ValueError: No run has a temperature to draw.
     """
-    panels = [
-        (f"{name}, {loss.removeprefix('kd_')}" if loss else name, columns)
-        for name, history in histories.items()
-        for loss, columns in temperature_series(history).items()
-    ]
+    panels = [panel for name, history in histories.items() for panel in _panels(name, temperature_series(history))]
     if not panels:
         raise ValueError(
             f"`plot_temperatures` got the runs {', '.join(histories) or 'none'}, whose logs hold no temperatures. Log "
@@ -94,9 +90,20 @@ def plot_temperatures(histories: Mapping[str, Sequence[Mapping[str, Any]]], path
     return path
 
 
+def _panels(run: str, series: Mapping[str, Mapping[str, list[float]]]) -> list[tuple[str, Mapping[str, list[float]]]]:
+    """The panels of one run; beside a loss whose temperature moves, constant ones are not worth one."""
+    moving = {loss: columns for loss, columns in series.items() if not _is_constant(columns)}
+    shown = moving or series
+    return [(f"{run}, {loss}" if len(shown) > 1 else run, columns) for loss, columns in shown.items()]
+
+
+def _is_constant(columns: Mapping[str, list[float]]) -> bool:
+    return all(len({*columns[f"{side}_min"], *columns[f"{side}_max"]}) == 1 for side in ("student", "teacher"))
+
+
 def _draw(axis: Axes, name: str, values: Mapping[str, list[float]]) -> None:
     steps = values["step"]
-    for side, style in (("teacher", "--"), ("student", "-")):
+    for side, style in (("student", "-"), ("teacher", "--")):  # dashes on top: both show where they coincide
         axis.fill_between(steps, values[f"{side}_min"], values[f"{side}_max"], color=COLORS[side], alpha=0.18, lw=0)
         axis.plot(steps, values[f"{side}_mean"], style, color=COLORS[side], lw=1.8, label=f"{side} (mean, min–max)")
     axis.set_title(name, fontsize="medium")
