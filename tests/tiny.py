@@ -31,7 +31,7 @@ IMAGE = 8
 TEXT = ("bert", "distilbert")
 ARCHITECTURES = ("bert", "distilbert", "resnet", "vit", "convnext")
 LABELS = ("labelled", "unlabelled", "mixed")
-TIMES = ("runtime", "per_second")
+TIMES = ("runtime", "per_second", "preparation_time")
 """Parts of the log keys that a clock decides."""
 
 

@@ -1,0 +1,243 @@
+"""The runs that are compared between one process and two; `torchrun` executes this file, the tests import it.
+
+Every case takes a folder and returns plain data. Batch sizes are per optimizer step and split over the processes, so
+that the same case is the same training for any number of them.
+"""
+
+import itertools
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from tiny import (
+    ARCHITECTURES,
+    LABELS,
+    Rows,
+    build_trainer,
+    classifier,
+    examples,
+    table,
+    train,
+    update,
+    weights,
+    without_times,
+)
+from torch.utils.data import IterableDataset
+from transformers import AutoModelForSequenceClassification
+
+from hf_kd import build_objective
+
+WORLD = int(os.environ.get("WORLD_SIZE", "1"))
+RANK = int(os.environ.get("RANK", "0"))
+RAGGED = 14  # 4, 4, 4 and 2: the last process completes its batch with two rows it has seen
+METHODS = ("ctkd", "ctkd_instance", "dtkd", "wttm")
+AT_ONCE = {"curriculum": 0.0}
+
+
+class Stream(IterableDataset):
+    """Rows without a length."""
+
+    def __init__(self, rows):
+        self.rows = Rows(rows)
+
+    def __iter__(self):
+        return (self.rows[index] for index in range(len(self.rows)))
+
+
+def everything(trainer):
+    """All that was learned, as one vector."""
+    parts = [*weights(trainer.model).values(), *trainer.objective.state_dict().values()]
+    return torch.cat([part.double().flatten() for part in parts])
+
+
+def result(trainer, before=None):
+    """What a training left behind, and whether it left the same on every process."""
+    vector = everything(trainer)
+    gathered = trainer.accelerator.gather(vector[None])
+    return {
+        "is_equal_everywhere": bool((gathered == vector).all()),
+        "update": vector if before is None else update(before, weights(trainer.model)),
+        "objective": weights(trainer.objective),
+        "records": without_times(trainer.state.log_history),
+        "learned": vector,
+    }
+
+
+def one_step(folder, architecture, rows, *, accumulation=2, **overrides):
+    """One optimizer step over all rows: at once on one process, in micro-batches of 4 on two."""
+    student = classifier(architecture, 0)
+    before = weights(student)
+    size, accumulation = (len(rows), 1) if WORLD == 1 else (4, accumulation)
+    given = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+    trainer = train(
+        folder,
+        student,
+        classifier(architecture, 1),
+        Rows(rows),
+        max_steps=1,
+        learning_rate=1.0,
+        **{**given, **overrides},
+    )
+    return result(trainer, before)
+
+
+def trajectory(folder, method, *, dataset=Rows, **overrides):
+    """Two epochs over 14 rows, 8 to a step."""
+    student = classifier("bert", 0)
+    before = weights(student)
+    rows = examples("bert", RAGGED, "mixed")
+    trainer = train(
+        folder,
+        student,
+        classifier("bert", 1),
+        dataset(rows),
+        method=method,
+        per_device_train_batch_size=8 // WORLD,
+        learning_rate=0.02,
+        **{"num_train_epochs": 2, **overrides},
+    )
+    return result(trainer, before)
+
+
+def started_apart(folder, method):
+    """Five steps from an objective that each process initialised in its own way."""
+    if method == "ctkd":
+        objective = build_objective("ctkd", initial=1.0 + RANK, **AT_ONCE)
+    else:
+        torch.manual_seed(RANK)
+        objective = build_objective("ctkd_instance", num_labels=5, **AT_ONCE)
+    trainer = train(
+        folder,
+        classifier("bert", 0),
+        classifier("bert", 1),
+        Rows(examples("bert", 24)),
+        trainer={"objective": objective},
+        per_device_train_batch_size=8 // WORLD,
+        max_steps=5,
+        temperature_learning_rate=1.0,
+    )
+    return result(trainer)
+
+
+def counts(prediction):
+    """Right answers among the labelled rows, and all rows."""
+    choice = prediction.predictions.argmax(-1)
+    return {"right": int((choice == prediction.label_ids).sum()), "rows": len(choice)}
+
+
+def evaluation(folder, rows):
+    """An evaluation before and after a training, and predictions."""
+    trainer = build_trainer(
+        folder,
+        classifier("bert", 0),
+        classifier("bert", 1),
+        Rows(examples("bert", 8)),
+        trainer={"eval_dataset": table(rows), "compute_metrics": counts},
+        per_device_train_batch_size=8 // WORLD,
+        evaluate_with_teacher=True,
+    )
+    before = trainer.evaluate()
+    trainer.train()
+    output = trainer.predict(table(rows))
+    return {"metrics": without_times([before, output.metrics]), "predictions": torch.tensor(output.predictions)}
+
+
+def interrupted(folder, method):
+    """Three epochs of two steps; the second run goes on in the middle of an epoch and of a logging window."""
+    runs = []
+    for seed, resume in ((0, None), (1, f"{folder}/0/checkpoint-3")):
+        trainer = build_trainer(
+            f"{folder}/{seed}",
+            classifier("bert", seed, hidden_dropout_prob=0.1),
+            classifier("bert", 9),
+            table(examples("bert", RAGGED, "mixed")),
+            method=method,
+            method_kwargs=AT_ONCE if "ctkd" in method else None,
+            per_device_train_batch_size=8 // WORLD,
+            num_train_epochs=3,
+            optim="adamw_torch",
+            learning_rate=0.01,
+            lr_scheduler_type="linear",
+            train_sampling_strategy="random",
+            logging_steps=2,
+            save_strategy="steps",
+            save_steps=3,
+        )
+        output = trainer.train(resume_from_checkpoint=resume)
+        runs.append(result(trainer) | {"train_loss": output.training_loss})
+    _, info = AutoModelForSequenceClassification.from_pretrained(f"{folder}/0/checkpoint-3", output_loading_info=True)
+    return {
+        "whole": runs[0],
+        "resumed": runs[1],
+        "loading": {key: list(value) for key, value in info.items() if value},
+    }
+
+
+def broken(folder):
+    """NaN in a row of the second step that only the last process holds."""
+    rows = examples("vit", 24)
+    rows[15]["pixel_values"] = torch.full((3, 8, 8), torch.nan).tolist()
+    trainer = build_trainer(
+        folder,
+        classifier("vit", 0),
+        classifier("vit", 1),
+        Rows(rows),
+        per_device_train_batch_size=8 // WORLD,
+        logging_steps=100,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    try:
+        trainer.train()
+    except FloatingPointError as error:
+        said = str(error)
+    else:
+        said = ""
+    all_said = [said]
+    if WORLD > 1:
+        all_said = [None] * WORLD
+        torch.distributed.all_gather_object(all_said, said)
+    return {"said": all_said, "saved": sorted(path.name for path in Path(folder).glob("checkpoint-*"))}
+
+
+def cases():
+    """Name -> a function of the folder."""
+    found = {}
+    for architecture, labels, rows in itertools.product(ARCHITECTURES, LABELS, (16, RAGGED)):
+        found[f"step-{architecture}-{labels}-{rows}"] = partial(
+            one_step, architecture=architecture, rows=examples(architecture, rows, labels)
+        )
+    for architecture in ("bert", "vit"):
+        rows = examples(architecture, RAGGED, "mixed")
+        found[f"baseline-{architecture}"] = partial(one_step, architecture=architecture, rows=rows, kd_weight=0.0)
+    one_sided = examples("bert", 8)[:4] + examples("bert", 8, "unlabelled")[4:]
+    found["labels-on-one-process"] = partial(one_step, architecture="bert", rows=one_sided, accumulation=1)
+    for method in METHODS:
+        found[f"trajectory-{method}"] = partial(trajectory, method=method)
+    found["windows"] = partial(trajectory, method="dtkd", logging_steps=3)
+    found["stream"] = partial(trajectory, method="dtkd", dataset=Stream, max_steps=4)
+    for method in ("ctkd", "ctkd_instance"):
+        found[f"apart-{method}"] = partial(started_apart, method=method)
+    for labels in LABELS:
+        found[f"evaluation-{labels}"] = partial(evaluation, rows=examples("bert", 13, labels))
+    for method in ("kd", "ctkd"):
+        found[f"interrupted-{method}"] = partial(interrupted, method=method)
+    return {**found, "broken": broken}
+
+
+def main(folder):
+    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch."""
+    for name, case in cases().items():
+        try:
+            outcome = case(f"{folder}/runs/{name}")
+        except Exception as error:
+            raise RuntimeError(f"case {name} failed on process {RANK}") from error
+        if RANK == 0:
+            torch.save(outcome, f"{folder}/{name}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

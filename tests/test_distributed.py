@@ -1,0 +1,145 @@
+"""Two processes (gloo) do what one does: the same steps, the same numbers, the same end.
+
+All two-process work is one launch, shared by the tests of this file; a hang ends it.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import distributed_worker as worker
+import pytest
+import torch
+from tiny import classifier, relative_difference, weights
+
+SECONDS = 150
+"""After which a launch counts as hanging. It takes about 25."""
+
+TOLERANCE = 1e-5
+"""Relative, on the weights' way: float32 sums in another order give 1e-6."""
+
+CASES = worker.cases()
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory):
+    """The folder with the results of every case, run on two processes."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    launch = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+            *("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1"),
+            *(str(Path(worker.__file__)), str(folder)),
+        ],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = launch.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(launch.pid, signal.SIGKILL)
+        output, _ = launch.communicate()
+        done = sorted(path.stem for path in folder.glob("*.pt"))
+        pytest.fail(f"two processes did not end within {SECONDS} s; done: {done}\n{output[-4000:]}", pytrace=False)
+    if launch.returncode:
+        pytest.fail(f"two processes failed:\n{output[-6000:]}", pytrace=False)
+    return folder
+
+
+@pytest.fixture
+def both(request, two_processes, tmp_path):
+    """The same case on one process and on two."""
+    name = request.param
+    return CASES[name](str(tmp_path)), load(two_processes, name)
+
+
+def load(folder, name):
+    return torch.load(folder / f"{name}.pt", weights_only=False)
+
+
+def named(*prefixes):
+    return pytest.mark.parametrize("both", [name for name in CASES if name.startswith(prefixes)], indirect=True)
+
+
+@named("step-", "baseline-", "labels-on-one-process")
+def test_one_step_is_the_same_on_two_processes(both):
+    """Twice too long a step for heads that normalise by themselves, a mean of means for ragged tails, and an
+    `eval_loss` twice as large: what the plain Trainer does, by architecture."""
+    one, two = both
+    assert relative_difference(two["update"], one["update"]) < TOLERANCE
+    assert two["is_equal_everywhere"]
+
+
+@named("trajectory-", "windows", "stream")
+def test_training_and_its_records_are_the_same_on_two_processes(both):
+    """Rows that only fill up the last batch must weigh nothing: in the step, the components, the temperatures' mean
+    and extremes, the teacher's accuracy and the mean loss."""
+    one, two = both
+    assert relative_difference(two["update"], one["update"]) < 10 * TOLERANCE  # four steps
+    for name, value in one["objective"].items():
+        torch.testing.assert_close(two["objective"][name], value, rtol=1e-5, atol=1e-6)
+    assert two["is_equal_everywhere"]
+    assert len(one["records"]) == len(two["records"])
+    for expected, record in zip(one["records"], two["records"], strict=True):
+        for part in (expected, record):
+            part.pop("total_flos", None)  # repeated rows cost the same
+        assert record == pytest.approx(expected, rel=2e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["ctkd", "ctkd_instance"])
+def test_processes_end_with_the_same_weights_and_temperature(method, two_processes):
+    """Calling the bare student instead of its wrapper trains one model per process, and nothing complains; a
+    temperature outside the wrapper is nobody's to synchronise."""
+    outcome = load(two_processes, f"apart-{method}")
+    assert outcome["is_equal_everywhere"]
+    start = torch.cat([value.double().flatten() for value in weights(classifier("bert", 0)).values()])
+    assert (outcome["learned"][: len(start)] - start).norm() > 1e-2
+    first = next(iter(outcome["objective"].values()))
+    assert first.numel() > 1 or first != 1.0
+
+
+@named("apart-")
+def test_the_first_process_initialises_the_objective(both):
+    """Averaged or mixed starting points would be a method nobody named."""
+    one, two = both
+    assert relative_difference(two["learned"], one["learned"]) < 10 * TOLERANCE
+
+
+@named("evaluation-")
+def test_evaluation_is_the_same_on_two_processes(both):
+    """Thirteen rows on two processes: three are repeated, and the last batch weighs less."""
+    one, two = both
+    for expected, metrics in zip(one["metrics"], two["metrics"], strict=True):
+        assert metrics == pytest.approx(expected, rel=1e-5)
+    assert one["metrics"][0]["eval_rows"] == 13
+    torch.testing.assert_close(two["predictions"], one["predictions"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["kd", "ctkd"])
+def test_interrupted_run_equals_the_uninterrupted_one_on_two_processes(method, two_processes):
+    """Each process has its own half of the logging window and its own random state; and the loader that skips to the
+    middle of an epoch no longer knows which rows of its end are repeated."""
+    outcome = load(two_processes, f"interrupted-{method}")
+    whole, resumed = outcome["whole"], outcome["resumed"]
+    assert torch.equal(resumed["learned"], whole["learned"])
+    assert resumed["records"] == whole["records"]
+    assert resumed["train_loss"] == whole["train_loss"]
+    assert whole["is_equal_everywhere"]
+    assert outcome["loading"] == {}
+
+
+def test_non_finite_loss_on_one_process_stops_both(two_processes):
+    """One process that raises alone leaves the other waiting in a collective until the time-out."""
+    outcome = load(two_processes, "broken")
+    assert len(outcome["said"]) == 2
+    assert outcome["said"][0] == outcome["said"][1]
+    assert "`ce_loss` became non-finite in step 2" in outcome["said"][0]
+    assert outcome["saved"] == ["checkpoint-1"]
