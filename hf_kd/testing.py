@@ -219,7 +219,7 @@ def check_temperature_precision(factory: Callable[[], TemperatureStrategy], *, n
         actual = _rows(strategy(student, teacher), _BATCH, strategy)
     _close(actual, _rows(strategy(student, teacher), _BATCH, strategy), strategy, "not lose digits to autocast", 1e-6)
     double = _rows(factory().double()(*_random(num_labels)), _BATCH, strategy).dtype == torch.float64
-    _require(double, strategy, "keep float64")
+    _require(double, strategy, "keep float64: raise logits with `hf_kd.functional.upcast`, not `.float()`")
 
 
 def check_temperature_rows(factory: Callable[[], TemperatureStrategy], *, num_labels: int = 5) -> None:
