@@ -101,6 +101,26 @@ def trajectory(folder, method, *, dataset=Rows, **overrides):
     return result(trainer, before)
 
 
+def evaluated_first(folder, bf16):
+    """A training after an evaluation: what comes of measuring the student before it learns."""
+    rows = Rows(examples("bert", 16))
+    trainer = build_trainer(
+        folder,
+        classifier("bert", 0),
+        classifier("bert", 1),
+        rows,
+        trainer={"eval_dataset": rows},
+        method="ctkd",
+        per_device_train_batch_size=8 // WORLD,
+        bf16=bf16,
+    )
+    trainer.evaluate()
+    trainer.train()
+    trainer.evaluate()
+    trainer.train()  # goes on with the wrapper it has
+    return result(trainer)
+
+
 def started_apart(folder, method):
     """Five steps from an objective that each process initialised in its own way."""
     if method == "ctkd":
@@ -220,6 +240,8 @@ def cases():
     found["stream"] = partial(trajectory, method="dtkd", dataset=Stream, max_steps=4)
     for method in ("ctkd", "ctkd_instance"):
         found[f"apart-{method}"] = partial(started_apart, method=method)
+    for bf16 in (False, True):
+        found[f"evaluated-first-{'bf16' if bf16 else 'float32'}"] = partial(evaluated_first, bf16=bf16)
     for labels in LABELS:
         found[f"evaluation-{labels}"] = partial(evaluation, rows=examples("bert", 13, labels))
     for method in ("kd", "ctkd"):

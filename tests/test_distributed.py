@@ -106,6 +106,14 @@ def test_processes_end_with_the_same_weights_and_temperature(method, two_process
     assert first.numel() > 1 or first != 1.0
 
 
+@named("evaluated-first-")
+def test_an_evaluation_first_does_not_leave_the_student_unwrapped(both):
+    """The Trainer's own: after `evaluate()`, `train()` finds the model prepared and trains one per process."""
+    one, two = both
+    assert two["is_equal_everywhere"]
+    assert relative_difference(two["learned"], one["learned"]) < 1e-2  # bfloat16 has three digits
+
+
 @named("apart-")
 def test_the_first_process_initialises_the_objective(both):
     """Averaged or mixed starting points would be a method nobody named."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers.trainer_pt_utils import find_batch_size
 
@@ -65,3 +65,17 @@ def count_rows(batches: list[dict[str, Any]], label_name: str, accelerator: Acce
     if accelerator.num_processes > 1:
         counts = accelerator.reduce(counts, reduction="sum")
     return counts
+
+
+def forget_evaluation(model: nn.Module, wrapped: nn.Module, accelerator: Accelerator) -> None:
+    """Let a model that was evaluated before its first training be wrapped for training.
+
+    An evaluation prepares the model without the wrapper that averages gradients and marks it as prepared, so that a
+    training that follows would leave it bare: one model per process, each trained on its own rows.
+    """
+    is_sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if accelerator.num_processes == 1 or is_sharded or model is not wrapped:
+        return
+    if getattr(model, "_is_accelerate_prepared", False):
+        accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # also undoes the autocast of its forward
+        model._is_accelerate_prepared = False

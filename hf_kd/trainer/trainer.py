@@ -29,7 +29,7 @@ from ..training_args import DistillationTrainingArguments
 from . import checks
 from .evaluation import EvaluationRows, mean_cross_entropy, row_values
 from .objective_state import ObjectiveState, describe, read_checkpoint, write_checkpoint
-from .scaling import count_rows, with_repeats_marked
+from .scaling import count_rows, forget_evaluation, with_repeats_marked
 from .schedule import multi_step_schedule
 from .telemetry import Telemetry, warn_if_saturated, warn_if_teacher_guesses
 
@@ -270,6 +270,7 @@ class DistillationTrainer(Trainer):
     def _begin_run(self) -> None:
         """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
         args = self.args
+        forget_evaluation(self.model, self.model_wrapped, self.accelerator)
         self._bind_student()
         settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
         if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
