@@ -31,7 +31,8 @@ def test_series_keep_losses_apart():
 def test_figure_has_a_panel_for_each_run_and_skips_runs_without_temperature(tmp_path):
     histories = {"kd": _records(), "dtkd": _records("kd_dtkd"), "alone": [{"step": 10, "loss": 1.0}]}
     path = plot_temperatures(histories, tmp_path / "figures" / "t.png", "Temperatures")
-    width, height = Image.open(path).size
+    with Image.open(path) as image:
+        width, height = image.size
     assert width > height  # two panels side by side
 
 

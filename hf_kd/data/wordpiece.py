@@ -28,15 +28,22 @@ def train_wordpiece(texts: Iterable[str], *, vocab_size: int, max_length: int) -
         A fast tokenizer with ``[PAD]`` = 0, ``[CLS] text [SEP]`` framing and ``input_ids, attention_mask`` as inputs.
         It reloads in `AutoTokenizer`.
     """
+    texts = list(texts)
     special = list(SPECIAL_TOKENS.values())
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
+    # The trainer numbers word-inner characters in the order of a hash map, another one each time, and breaks ties
+    # between merges by these numbers. Handed in as fixed tokens they are numbered the same way always.
+    alphabet = sorted({character for text in texts for character in tokenizer.normalizer.normalize_str(text)} - {" "})
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, min_frequency=2, special_tokens=special, show_progress=False
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[*special, *alphabet, *(f"##{character}" for character in alphabet)],
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer = _plain(tokenizer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -48,3 +55,12 @@ def train_wordpiece(texts: Iterable[str], *, vocab_size: int, max_length: int) -
         model_input_names=["input_ids", "attention_mask"],
         **SPECIAL_TOKENS,
     )
+
+
+def _plain(trained: Tokenizer) -> Tokenizer:
+    """The same vocabulary in a tokenizer that treats only the special tokens as such."""
+    tokenizer = Tokenizer(models.WordPiece(trained.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS.values()))
+    return tokenizer
