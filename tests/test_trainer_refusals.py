@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from tiny import CLASSES, Rows, arguments, build_trainer, classifier, examples, table, train
 from transformers import TrainingArguments
 
@@ -24,6 +25,14 @@ def refused(
 def test_second_loss_function_is_refused(tmp_path):
     """It would be ignored, or the teacher would be."""
     refused(tmp_path, "compute_loss_func=", trainer={"compute_loss_func": lambda *_, **__: None})
+
+
+def test_second_schedule_is_refused(tmp_path):
+    student = classifier("bert", 0)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    trainer = {"optimizers": (optimizer, schedule)}
+    refused(tmp_path, "two learning-rate schedules", student=student, trainer=trainer, lr_milestones=[1])
 
 
 def test_plain_training_arguments_are_refused(tmp_path):

@@ -115,6 +115,24 @@ def test_students_optimizer_and_clipping_leave_the_temperature_alone(tmp_path):
     assert held[0] is other.model.answers
 
 
+def test_temperature_follows_the_schedule_of_the_users_own_optimizer(tmp_path):
+    """Not every scheduler notes the rate it started from, and `args.learning_rate` need not be the optimizer's."""
+    expected = raw_of(learn_temperature(tmp_path, num_train_epochs=3))
+    student = LogitTable(reference.STUDENT)
+    optimizer = torch.optim.SGD(student.parameters(), lr=1e-30)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+    own = learn_temperature(
+        tmp_path,
+        student=student,
+        num_train_epochs=3,
+        learning_rate=0.1,
+        eval_strategy="epoch",
+        metric_for_best_model="loss",
+        trainer={"optimizers": (optimizer, scheduler), "eval_dataset": Rows(TABLE_ROWS)},
+    )
+    assert raw_of(own) == expected != 1.0
+
+
 def test_skipped_student_step_skips_the_temperatures_step(tmp_path, monkeypatch):
     """When fp16 overflows, the student stays where it is; a temperature that moved on NaN gradients never returns."""
     from accelerate import Accelerator

@@ -15,12 +15,12 @@ from ..teacher import FrozenTeacher
 from ..training_args import DistillationTrainingArguments
 
 
-def check_arguments(args: Any, compute_loss_func: Callable | None, objective: Any) -> None:
+def check_arguments(args: Any, compute_loss_func: Callable | None, objective: Any, scheduler: Any) -> None:
     """Argument conflicts that would silently change the loss.
 
     Raises:
         TypeError: `args` or `objective` is of the wrong class.
-        ValueError: A second loss function, several devices in one process, or no objective at all.
+        ValueError: A second loss function or schedule, several devices in one process, or no objective at all.
     """
     if not isinstance(args, DistillationTrainingArguments):
         raise TypeError(
@@ -32,6 +32,11 @@ def check_arguments(args: Any, compute_loss_func: Callable | None, objective: An
             "`DistillationTrainer(compute_loss_func=...)` sees outputs and labels but not the inputs, so no teacher "
             "can run in it, and beside the objective it would be ignored. Write a `DistillationLoss` and pass "
             "`objective=DistillationObjective([(1.0, loss)], …)`."
+        )
+    if args.lr_milestones and scheduler is not None:
+        raise ValueError(
+            f"`DistillationTrainer(optimizers=(…, {type(scheduler).__name__}))` and `lr_milestones` in `args` are two "
+            "learning-rate schedules, and one would be ignored. Pass one of them."
         )
     if args.n_gpu > 1:
         raise ValueError(

@@ -95,7 +95,7 @@ class DistillationTrainer(Trainer):
     ):
         if args is None:
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
-        checks.check_arguments(args, compute_loss_func, objective)
+        checks.check_arguments(args, compute_loss_func, objective, optimizers[1])
         super().__init__(
             model=model,
             args=args,
@@ -311,7 +311,10 @@ class DistillationTrainer(Trainer):
                 warmup_steps=self.args.get_warmup_steps(num_training_steps),
             )
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        for group in (optimizer or self.optimizer).param_groups:
+            group.setdefault("initial_lr", group["lr"])  # most schedulers do; the temperatures follow the ratio
+        return scheduler
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         """As in `Trainer`, with the mean loss over all processes and, also after a resume, over the whole run."""
@@ -437,5 +440,5 @@ class _ObjectiveSteps(TrainerCallback):
 
     def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
         group = self.trainer.optimizer.param_groups[0]
-        initial = group.get("initial_lr", args.learning_rate)
+        initial = group["initial_lr"]
         self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
