@@ -1,6 +1,6 @@
 """``embedded/docstrings``: which installed library does this docstring come from?
 
-Rows are docstrings of eight libraries that come with this package, read with `ast` from their installed sources;
+Rows are docstrings of six libraries that come with this package, read with `ast` from their installed sources;
 nothing is imported, downloaded or written. See `DESCRIPTION` for what the set is and is not.
 """
 
@@ -27,27 +27,25 @@ from hf_kd.data.wordpiece import train_wordpiece
 # Class name -> import name, in the order of the class ids.
 LIBRARIES = {
     "matplotlib": "matplotlib",
-    "numpy": "numpy",
     "pandas": "pandas",
     "scikit-learn": "sklearn",
-    "scipy": "scipy",
     "sympy": "sympy",
     "torch": "torch",
     "transformers": "transformers",
 }
-ROWS_PER_LIBRARY = 800
-ROWS_PER_FILE = 40
+ROWS_PER_LIBRARY = 1_200
+ROWS_PER_FILE = 80
 MIN_WORDS = 12
-MAX_WORDS = 60
-MAX_LENGTH = 64  # tokens
+MAX_WORDS = 40
+MAX_LENGTH = 48  # tokens
 VOCAB_SIZE = 4096
-BYTES_PER_DOCSTRING = 4_000  # files with fewer docstrings are passed over
+BYTES_PER_DOCSTRING = 5_000  # files with fewer docstrings are passed over
 MAX_CHARACTERS = 1_000  # of a docstring before masking
 SHINGLE = 4
 HELD_OUT = {"test": 20, "validation": 10}  # percent
 
 DESCRIPTION = (
-    "Docstrings of eight installed libraries; the class is the library. Library names, their top-level modules, URLs, "
+    "Docstrings of six installed libraries; the class is the library. Library names, their top-level modules, URLs, "
     "examples and version notes are masked or cut, near-copies are kept once, and the split follows a hash of the "
     "text. The rows depend on the installed versions, so numbers compare only at the same fingerprint. It serves "
     "demonstrations and tests: it is not a benchmark, and nobody needs this classifier."
@@ -221,14 +219,14 @@ _MASKS = re.compile(rf"{re.escape(MASK)}(?:[\s.,/()-]*{re.escape(MASK)})+")
 
 
 def _masked_words(roots: Iterable[Path]) -> frozenset[str]:
-    """Aliases and the public top-level modules of all libraries, lower-case; read from the folders."""
+    """Aliases and the top-level modules of all libraries, lower-case, without outer underscores."""
     words = set(_ALIASES)
     for root in roots:
         for path in root.iterdir():
-            name = path.stem.lower()
+            name = path.name.split(".")[0].lower().strip("_")
             is_module = path.suffix in {".py", ".pyi", ".so", ".pyd"} or (path / "__init__.py").is_file()
-            if is_module and len(name) > 2 and not name.startswith("_"):
-                words.add(name.split(".")[0])
+            if is_module and len(name) > 2:
+                words.add(name)
     return frozenset(words - {"this", "abc"})  # sympy has modules of these names; as words they tell nothing
 
 
@@ -240,14 +238,14 @@ def _masked_text(docstring: str, masked: frozenset[str]) -> str:
     text = text.encode("ascii", "ignore").decode()
     text = _LINK.sub(r" \1 ", _ROLE.sub(r" \1 ", _URL.sub(" ", text)))
     text = _BOILERPLATE.sub(" ", _VERSION.sub(" ", _MARKUP.sub(" ", text)))
-    text = _TWO_WORD_NAME.sub(MASK, text)
+    text = _TWO_WORD_NAME.sub("sklearn", text)  # one word, which is masked below
 
     def mask(match: re.Match[str]) -> str:
         name = match.group().lower()
-        known = _FAMILY.search(name) or not masked.isdisjoint(name.split("."))
+        known = _FAMILY.search(name) or not masked.isdisjoint(part.strip("_") for part in name.split("."))
         return MASK if known else match.group()
 
-    text = _MASKS.sub(MASK, _DOTTED.sub(mask, text.replace(MASK, " torch ")))
+    text = _MASKS.sub(MASK, _DOTTED.sub(mask, text))
     return " ".join(text.split()[:MAX_WORDS])
 
 

@@ -63,7 +63,6 @@ def table_source(name_or_path: Any, options: TableOptions, *, seed: int, known_t
         splits = _cut_missing(splits, missing, seed)
         notes.append(f"{' and '.join(missing)} cut off the training rows (seed {seed})")
     sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in SPLITS)
-    where = f"{name_or_path}" if isinstance(name_or_path, (str, Path)) else "A data set in memory"
     subset = f" ({options.subset})" if options.subset else ""
     return Source(
         modality=modality,
@@ -71,8 +70,21 @@ def table_source(name_or_path: Any, options: TableOptions, *, seed: int, known_t
         columns=("image",) if modality == "image" else columns,
         label_names=label_names,
         fingerprint=_fingerprint(splits, label_names),
-        description="; ".join([f"{where}{subset}: {len(label_names)} classes, rows: {sizes}", *notes]) + ".",
+        description="; ".join(
+            [f"{table_name(name_or_path)}{subset}: {len(label_names)} classes, rows: {sizes}", *notes]
+        )
+        + ".",
     )
+
+
+def table_name(name_or_path: Any) -> str:
+    """What to call the data in a result: the name, the path, the files, or that it is in memory."""
+    if isinstance(name_or_path, (str, Path)):
+        return str(name_or_path)
+    files = (
+        [path for part in name_or_path.values() for path in _paths(part)] if isinstance(name_or_path, Mapping) else []
+    )
+    return ", ".join(files) or "a data set in memory"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -86,14 +98,14 @@ def _load(name_or_path: Any, options: TableOptions, known_tasks: tuple[str, ...]
     if isinstance(name_or_path, Mapping):
         if name_or_path and all(isinstance(part, datasets.Dataset) for part in name_or_path.values()):
             return _renamed(dict(name_or_path), options.splits)
-        files = {str(split): str(path) for split, path in name_or_path.items() if isinstance(path, (str, Path))}
-        if not files or len(files) != len(name_or_path):
+        files = {str(split): _paths(part) for split, part in name_or_path.items()}
+        if not files or not all(files.values()):
             raise ValueError(
                 f"`load_task(name_or_path=...)` is a mapping with the values "
-                f"{sorted({type(part).__name__ for part in name_or_path.values()})}: each split must be a file or a "
-                "`datasets.Dataset`, all of one kind. Pass e.g. {'train': 'train.csv', 'test': 'test.csv'}."
+                f"{sorted({type(part).__name__ for part in name_or_path.values()})}: each split must be a file, some "
+                "files, or a `datasets.Dataset`, all of one kind. Pass e.g. {'train': 'train.csv', 'test': 'test.csv'}."
             )
-        return _read(*_builder(next(iter(files.values()))), options, data_files=files)
+        return _read(*_builder(next(iter(files.values()))[0]), options, data_files=files)
     if not isinstance(name_or_path, (str, Path)):
         raise TypeError(
             f"`load_task(name_or_path=...)` must be a name, a path, a mapping of splits or a `datasets.Dataset`, got "
@@ -115,6 +127,12 @@ def _load(name_or_path: Any, options: TableOptions, known_tasks: tuple[str, ...]
             f"data set the Hub gave us ({type(error).__name__}: {error}), nor embedded ({', '.join(known_tasks)})."
             f"{hint} Check the spelling, the path and the network."
         ) from error
+
+
+def _paths(part: Any) -> list[str]:
+    """The files of one split; none where it is something else."""
+    parts = part if isinstance(part, (list, tuple)) else [part]
+    return [str(path) for path in parts] if all(isinstance(path, (str, Path)) for path in parts) else []
 
 
 def _builder(path: str) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from hf_kd.data.digits import digits_source
 from hf_kd.data.docstrings import docstrings_source
-from hf_kd.data.generic import TableOptions, table_source
+from hf_kd.data.generic import TableOptions, table_name, table_source
 from hf_kd.data.processing import processed_images, tokenized_texts
 from hf_kd.data.rows import Rows, hide_labels, sampled_rows
 from hf_kd.data.task import ImageCollator, Source, Task, TextCollator
@@ -91,7 +91,7 @@ def load_task(
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     source = _source(name_or_path, options, seed)
-    name = str(name_or_path) if isinstance(name_or_path, (str, Path)) else "in memory"
+    name = table_name(name_or_path)
     processor = _checked_processor(name, source, processor)
     chosen = _limited(source.splits, max_samples, seed)
     if labelled is not None:
