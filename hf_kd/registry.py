@@ -131,3 +131,14 @@ def check_number(
     if outside or (whole and value != int(value)):
         raise ValueError(message)
     return float(value)
+
+
+def check_flag(owner: str, name: str, value: Any, why: str) -> bool:
+    """`value` if it is a bool; else an error: the string "false" would otherwise switch the option on.
+
+    Raises:
+        TypeError: Not a bool.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"`{owner}({name}=...)` must be True or False, got {value!r}: {why}")
+    return value

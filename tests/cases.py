@@ -2,7 +2,17 @@
 
 from functools import partial
 
-from hf_kd.losses import KDLoss
+from hf_kd.losses import (
+    AlphaBetaLoss,
+    HellingerLoss,
+    JeffreysLoss,
+    JensenShannonLoss,
+    KDLoss,
+    RenyiLoss,
+    ReverseKLLoss,
+    SkewKLLoss,
+    TotalVariationLoss,
+)
 from hf_kd.temperatures import (
     ConstantTemperature,
     CosineTemperature,
@@ -46,5 +56,20 @@ def _kd_over(strategy):
 LOSS_CASES = {
     "kd": KDLoss,
     "kd-epsilon": partial(KDLoss, teacher_epsilon=1e-7),
+    "kd-element-mean": partial(KDLoss, compensate=False, element_mean=True),
     **{f"kd-over-{name}": _kd_over(strategy) for name, strategy in TEMPERATURE_CASES.items()},
+    "reverse_kl": ReverseKLLoss,
+    "jeffreys": JeffreysLoss,
+    "jensen_shannon": JensenShannonLoss,
+    "jensen_shannon-teacher": partial(JensenShannonLoss, 0.1, temperature=4.0, compensate=True),
+    "jensen_shannon-reverse": partial(JensenShannonLoss, 1),
+    "skew_kl": SkewKLLoss,
+    "skew_kl-reverse": partial(SkewKLLoss, 0.3, reverse=True),
+    "total_variation": TotalVariationLoss,
+    "hellinger": HellingerLoss,
+    "renyi": RenyiLoss,
+    "renyi-2": partial(RenyiLoss, 2.0),
+    "alpha_beta": AlphaBetaLoss,
+    "alpha_beta-reverse-limit": partial(AlphaBetaLoss, 0.0, 0.5, author_limits=True),
+    "alpha_beta-log": partial(AlphaBetaLoss, 0.0, 0.0),
 }

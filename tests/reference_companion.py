@@ -45,3 +45,59 @@ def numeric_gradient(function, logits, h=2e-3):
         gradient[place] = (8 * near - far) / (12 * h)
     return gradient
 
+
+# --- divergences, regressions, labels -----------------------------------------------------------------------------
+
+
+def reverse_kl(student, teacher, temperature=1.0):
+    return kl_of_probabilities(softmax(student, temperature), softmax(teacher, temperature))
+
+
+def jeffreys(student, teacher, temperature=1.0, reverse_weight=0.5):
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    return (((1 - reverse_weight) * p - reverse_weight * q) * np.log(p / q)).sum(1)
+
+
+def jensen_shannon(student, teacher, beta, temperature=1.0):
+    """As entropies: H(m) - b H(p) - (1 - b) H(q), for 0 < beta < 1."""
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    entropy = lambda x: -(x * np.log(x)).sum(1)  # noqa: E731
+    return entropy(beta * p + (1 - beta) * q) - beta * entropy(p) - (1 - beta) * entropy(q)
+
+
+def skew_kl(first, second, alpha, temperature=1.0):
+    a, b = softmax(first, temperature), softmax(second, temperature)
+    return kl_of_probabilities(a, alpha * a + (1 - alpha) * b)
+
+
+def total_variation(student, teacher, temperature=1.0):
+    """The largest difference in the probability of any event: the classes where the teacher has more."""
+    return np.maximum(softmax(teacher, temperature) - softmax(student, temperature), 0).sum(1)
+
+
+def hellinger(student, teacher, temperature=1.0):
+    """One minus the Bhattacharyya coefficient."""
+    return 1 - np.sqrt(softmax(teacher, temperature) * softmax(student, temperature)).sum(1)
+
+
+def renyi(student, teacher, alpha, temperature=1.0):
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    return np.log((p**alpha / q ** (alpha - 1)).sum(1)) / (alpha - 1)
+
+
+def alpha_beta(student, teacher, alpha, beta, temperature=1.0):
+    """The general case, for positive orders."""
+    p, q = softmax(teacher, temperature), softmax(student, temperature)
+    total = alpha + beta
+    return (p**total / (beta * total) + q**total / (alpha * total) - p**alpha * q**beta / (alpha * beta)).sum(1)
+
+
+def alpha_beta_limit(first, second, order, temperature=1.0, author=False):
+    """One order 0: `first` is the side whose order is not."""
+    a, b = softmax(first, temperature) ** order, softmax(second, temperature) ** order
+    return (a * np.log(a / b) - a + b).sum(1) / (order if author else order * order)
+
+
+def log_ratio_square(student, teacher, temperature=1.0):
+    """Both orders 0."""
+    return 0.5 * (np.log(softmax(teacher, temperature) / softmax(student, temperature)) ** 2).sum(1)
