@@ -4,13 +4,18 @@ from functools import partial
 
 from hf_kd.losses import (
     AlphaBetaLoss,
+    BinaryCrossEntropyLoss,
+    HardLabelLoss,
     HellingerLoss,
     JeffreysLoss,
     JensenShannonLoss,
     KDLoss,
+    LogitHuberLoss,
+    LogitMSELoss,
     RenyiLoss,
     ReverseKLLoss,
     SkewKLLoss,
+    SoftCrossEntropyLoss,
     TotalVariationLoss,
 )
 from hf_kd.temperatures import (
@@ -72,4 +77,12 @@ LOSS_CASES = {
     "alpha_beta": AlphaBetaLoss,
     "alpha_beta-reverse-limit": partial(AlphaBetaLoss, 0.0, 0.5, author_limits=True),
     "alpha_beta-log": partial(AlphaBetaLoss, 0.0, 0.0),
+    "soft_cross_entropy": SoftCrossEntropyLoss,
+    "soft_cross_entropy-element-mean": partial(SoftCrossEntropyLoss, compensate=False, element_mean=True),
+    "hard_label": HardLabelLoss,
+    "binary_cross_entropy": BinaryCrossEntropyLoss,
+    "logit_mse": LogitMSELoss,
+    "logit_mse-center": partial(LogitMSELoss, center=True, half_sum=True),
+    "logit_huber": LogitHuberLoss,
+    "logit_huber-center": partial(LogitHuberLoss, 0.5, center=True),
 }

@@ -101,3 +101,111 @@ def alpha_beta_limit(first, second, order, temperature=1.0, author=False):
 def log_ratio_square(student, teacher, temperature=1.0):
     """Both orders 0."""
     return 0.5 * (np.log(softmax(teacher, temperature) / softmax(student, temperature)) ** 2).sum(1)
+
+
+def soft_cross_entropy(student, teacher, temperature=1.0):
+    return -(softmax(teacher, temperature) * np.log(softmax(student, temperature))).sum(1)
+
+
+def hard_label(student, teacher):
+    return -np.log(softmax(student)[np.arange(len(student)), teacher.argmax(1)])
+
+
+def binary_cross_entropy(student, teacher, temperature=1.0):
+    """Mean over classes."""
+    p, sigmoid = softmax(teacher, temperature), 1 / (1 + np.exp(-student / temperature))
+    return -(p * np.log(sigmoid) + (1 - p) * np.log(1 - sigmoid)).mean(1)
+
+
+def centred(logits):
+    return logits - logits.mean(1, keepdims=True)
+
+
+def logit_mse(student, teacher):
+    """Mean over classes."""
+    return ((student - teacher) ** 2).mean(1)
+
+
+def logit_huber(student, teacher, delta=1.0):
+    """Mean over classes."""
+    size = abs(student - teacher)
+    return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2)).mean(1)
+
+
+# --- target and other classes, temperatures per row, sample weights -----------------------------------------------
+
+
+def kl(teacher, student):
+    """KL of two softmaxes per row, from logits."""
+    return kl_of_probabilities(softmax(teacher), softmax(student))
+
+
+def soft_cross_entropy(teacher, student):
+    return -(softmax(teacher) * np.log(softmax(student))).sum(1)
+
+
+def of_label(values, labels):
+    return values[np.arange(len(labels)), labels]
+
+
+def without_label(values, labels):
+    """`(batch, classes - 1)`: the other columns in their order."""
+    return np.stack([np.delete(row, label) for row, label in zip(values, labels, strict=True)])
+
+
+def tckd(student, teacher, labels, temperature):
+    """Target mass against all the rest, from probabilities, times T²."""
+    p, q = (of_label(softmax(x, temperature), labels) for x in (teacher, student))
+    return temperature**2 * (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+
+
+def nckd(student, teacher, labels, temperature):
+    """The others' probabilities renormalised, times T²."""
+    p, q = (without_label(softmax(x, temperature), labels) for x in (teacher, student))
+    return temperature**2 * kl_of_probabilities(p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True))
+
+
+def dkd(student, teacher, labels, temperature, alpha, beta):
+    first, second = tckd(student, teacher, labels, temperature), nckd(student, teacher, labels, temperature)
+    return alpha * first + beta * second
+
+
+def nkd(student, teacher, labels, temperature, gamma):
+    """Target term at temperature 1, others' soft cross-entropy at `temperature`, times T²."""
+    target = -of_label(softmax(teacher), labels) * np.log(of_label(softmax(student), labels))
+    others = [without_label(softmax(x, temperature), labels) for x in (teacher, student)]
+    p, q = (x / x.sum(1, keepdims=True) for x in others)
+    return target - gamma * temperature**2 * (p * np.log(q)).sum(1)
+
+
+def standardized(logits, ddof, epsilon=1e-7):
+    """Centred and scaled row by row."""
+    centred = logits - logits.mean(1, keepdims=True)
+    spread = np.sqrt((centred**2).sum(1, keepdims=True) / (logits.shape[1] - ddof))
+    return centred / (spread + epsilon)
+
+
+def logit_standardization(student, teacher, temperature, ddof):
+    z, v = standardized(student, ddof) / temperature, standardized(teacher, ddof) / temperature
+    return temperature**2 * kl(v, z)
+
+
+def normkd(student, teacher, temperature, ddof=1):
+    z, v = (temperature * x.std(1, ddof=ddof, keepdims=True) for x in (student, teacher))
+    return v[:, 0] ** 2 * kl(teacher / v, student / z)
+
+
+def flsw_temperatures(student, teacher, temperature=4.0, beta=1.0, gamma=2.0):
+    norms = [np.sqrt((x**2).sum(1)) + 1e-4 for x in (student, teacher)]
+    weight = (1 - (student * teacher).sum(1) / (norms[0] * norms[1])) ** gamma
+    return temperature + beta * (weight.mean() - weight)
+
+
+def cwsm_temperatures(student, temperature=4.0, beta=1.0):
+    weight = 1 / (softmax(student).max(1) + 1e-3)
+    return temperature + beta * (weight.mean() - weight)
+
+
+def wsld_weights(student, teacher, labels):
+    ratio = np.log(of_label(softmax(student), labels)) / (np.log(of_label(softmax(teacher), labels)) - 1e-7)
+    return 1 - np.exp(-ratio)

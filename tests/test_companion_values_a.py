@@ -16,13 +16,18 @@ from hypothesis import strategies as st
 
 from hf_kd.losses import (
     AlphaBetaLoss,
+    BinaryCrossEntropyLoss,
+    HardLabelLoss,
     HellingerLoss,
     JeffreysLoss,
     JensenShannonLoss,
     KDLoss,
+    LogitHuberLoss,
+    LogitMSELoss,
     RenyiLoss,
     ReverseKLLoss,
     SkewKLLoss,
+    SoftCrossEntropyLoss,
     TotalVariationLoss,
 )
 from hf_kd.testing import check_refuses
@@ -52,6 +57,15 @@ VALUES = {  # key: (loss, value, gradient norm or None)
         0.6113858705,
         0.2447859301,
     ),
+    "soft cross-entropy T=4": (SoftCrossEntropyLoss(4.0), 24.5899515585, 0.2898308455),
+    "soft cross-entropy T=1 element mean": (SoftCrossEntropyLoss(1.0, element_mean=True), 0.2032729210, None),
+    "hard teacher label": (HardLabelLoss(), 0.8031349054, 0.3191774422),
+    "bce": (BinaryCrossEntropyLoss(), 0.6744882639, 0.0917107386),
+    "mse logits": (LogitMSELoss(), 1.5778672500, 0.5617592456),
+    "mse logits, half sum": (LogitMSELoss(half_sum=True), 3.9446681250, 1.4043981140),
+    "mse logits, centred": (LogitMSELoss(center=True), 1.4396328400, 0.5365878940),
+    "mse logits / 4": (LogitMSELoss(temperature=4.0), 0.0986167031, None),
+    "smooth l1 logits": (LogitHuberLoss(), 0.5883887750, 0.1727103862),
 }
 
 
@@ -93,6 +107,30 @@ REFERENCES = {
         lambda z, v: ref.alpha_beta_limit(z, v, 2.0, 4.0, author=True),
     ),
     "alpha_beta-log": (AlphaBetaLoss(0.0, 0.0), lambda z, v: ref.log_ratio_square(z, v, 4.0)),
+    "soft_cross_entropy": (SoftCrossEntropyLoss(2.0), lambda z, v: 4 * ref.soft_cross_entropy(z, v, 2.0)),
+    "soft_cross_entropy-element-mean": (
+        SoftCrossEntropyLoss(2.0, compensate=False, element_mean=True),
+        lambda z, v: ref.soft_cross_entropy(z, v, 2.0) / 4,
+    ),
+    "kd-element-mean": (
+        KDLoss(2.0, element_mean=True),
+        lambda z, v: ref.kl_of_probabilities(ref.softmax(v, 2.0), ref.softmax(z, 2.0)),  # T² = K = 4
+    ),
+    "hard_label": (HardLabelLoss(), ref.hard_label),
+    "binary_cross_entropy": (BinaryCrossEntropyLoss(2.0), lambda z, v: ref.binary_cross_entropy(z, v, 2.0)),
+    "logit_mse": (LogitMSELoss(), ref.logit_mse),
+    "logit_mse-half-sum": (LogitMSELoss(half_sum=True), lambda z, v: 2 * ref.logit_mse(z, v)),
+    "logit_mse-temperature": (LogitMSELoss(temperature=3.0), lambda z, v: ref.logit_mse(z, v) / 9),
+    "logit_mse-compensated": (LogitMSELoss(temperature=3.0, compensate=True), ref.logit_mse),
+    "logit_mse-center": (
+        LogitMSELoss(center=True),
+        lambda z, v: ref.logit_mse(ref.centred(z), ref.centred(v)),
+    ),
+    "logit_huber": (LogitHuberLoss(0.7), lambda z, v: ref.logit_huber(z, v, 0.7)),
+    "logit_huber-center": (
+        LogitHuberLoss(2.0, center=True, temperature=2.0),
+        lambda z, v: ref.logit_huber(ref.centred(z) / 2, ref.centred(v) / 2, 2.0),
+    ),
 }
 
 
@@ -168,6 +206,46 @@ def test_bounded_divergences_keep_their_bounds(scale, beta, alpha):
         assert (loss(student, teacher).loss <= 1 + slack).all()
 
 
+def test_half_the_centred_squared_error_is_kd_at_large_temperatures():
+    """The reason to centre: the limit is blind to the level of the logits. Terms of third order fall like 1/T."""
+    expected = 0.5 * LogitMSELoss(center=True)(S, T).loss
+    torch.testing.assert_close(KDLoss(1e5)(S, T).loss, expected, rtol=1e-4, atol=0)
+
+
+def test_soft_cross_entropy_has_the_gradient_of_kd():
+    """Value apart, by the teacher's entropy, which a fixed temperature keeps constant."""
+    norms = [value_and_norm(loss)[1] for loss in (KDLoss(3.0), SoftCrossEntropyLoss(3.0))]
+    assert norms[0] == pytest.approx(norms[1], abs=1e-13)
+
+
+@pytest.mark.parametrize("make", [LogitMSELoss, LogitHuberLoss, BinaryCrossEntropyLoss])
+def test_regressions_say_that_the_level_of_the_logits_matters(make):
+    """A wrong trait lets a strategy that stands for shifted logits through. BCE ignores the teacher's level only."""
+    loss = make()
+    assert not loss.shift_invariant
+    assert not loss.is_divergence
+    assert (loss(S + 1.0, T).loss != loss(S, T).loss).all()
+    same = torch.allclose(loss(S, T + 1.0).loss, loss(S, T).loss)
+    assert same == (make is BinaryCrossEntropyLoss)
+
+
+def test_huber_does_not_follow_a_wild_logit():
+    """The slope per logit is at most delta / K, where the squared error's grows with the difference."""
+    student = S.clone().requires_grad_()
+    wild = T.clone()
+    wild[0, 0] = 1e6
+    gradient = torch.autograd.grad(LogitHuberLoss(0.5)(student, wild).loss.sum(), student)[0]
+    assert gradient[0, 0].item() == pytest.approx(-0.5 / 5)
+
+
+def test_a_teacher_with_nan_is_not_taken_at_its_word():
+    """`argmax` of a row with NaN is the NaN's place, which looks like any other choice."""
+    teacher = T.clone()
+    teacher[1, 2] = math.nan
+    rows = HardLabelLoss()(S, teacher).loss
+    assert rows.isnan().tolist() == [False, True, False, False]
+
+
 def test_compensation_keeps_the_gradients_scale_of_smooth_divergences():
     """T² is the right factor wherever the divergence is locally a square, so also where the sources leave it out."""
     smooth = {
@@ -198,6 +276,11 @@ def test_bad_arguments_are_refused_by_name():
         check_refuses(lambda value, make=make: make(compensate=value), "compensate", ["false", 0, None])
     check_refuses(lambda value: KDLoss(element_mean=value), "element_mean", ["false", 1])
     check_refuses(lambda value: SkewKLLoss(reverse=value), "reverse", ["false", 1])
+    check_refuses(lambda value: SoftCrossEntropyLoss(element_mean=value), "element_mean", ["false", 1])
+    for make in (LogitMSELoss, LogitHuberLoss):
+        check_refuses(lambda value, make=make: make(center=value), "center", ["false", 1])
+    check_refuses(lambda value: LogitMSELoss(half_sum=value), "half_sum", ["false", 1])
+    check_refuses(lambda value: LogitHuberLoss(value), "delta")
 
 
 @pytest.mark.parametrize("make", [lambda: AlphaBetaLoss(), lambda: JensenShannonLoss(0.1), lambda: KDLoss()])

@@ -1,9 +1,11 @@
 """Distillation losses: one per file, tensors in, unreduced values out."""
 
 from .base import DistillationLoss, LossOutput
+from .cross_entropy import BinaryCrossEntropyLoss, HardLabelLoss, SoftCrossEntropyLoss
 from .divergences import AlphaBetaLoss, HellingerLoss, RenyiLoss, TotalVariationLoss
 from .kd import KDLoss
 from .kl_family import JeffreysLoss, JensenShannonLoss, ReverseKLLoss, SkewKLLoss
+from .logits import LogitHuberLoss, LogitMSELoss
 
 LOSSES: dict[str, type[DistillationLoss]] = {
     "kd": KDLoss,
@@ -15,19 +17,29 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "hellinger": HellingerLoss,
     "renyi": RenyiLoss,
     "total_variation": TotalVariationLoss,
+    "binary_cross_entropy": BinaryCrossEntropyLoss,
+    "hard_label": HardLabelLoss,
+    "soft_cross_entropy": SoftCrossEntropyLoss,
+    "logit_huber": LogitHuberLoss,
+    "logit_mse": LogitMSELoss,
 }
 
 __all__ = [
     "LOSSES",
     "AlphaBetaLoss",
+    "BinaryCrossEntropyLoss",
     "DistillationLoss",
+    "HardLabelLoss",
     "HellingerLoss",
     "JeffreysLoss",
     "JensenShannonLoss",
     "KDLoss",
+    "LogitHuberLoss",
+    "LogitMSELoss",
     "LossOutput",
     "RenyiLoss",
     "ReverseKLLoss",
     "SkewKLLoss",
+    "SoftCrossEntropyLoss",
     "TotalVariationLoss",
 ]

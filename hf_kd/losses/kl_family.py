@@ -106,7 +106,7 @@ class JensenShannonLoss(DivergenceLoss):
     r"""\(w_i [\beta \, \mathrm{KL}(p_i \Vert m_i) + (1-\beta) \, \mathrm{KL}(q_i \Vert m_i)]\).
 
     \(m = \beta p + (1-\beta) q\) is the mixture of both sides: the generalised Jensen-Shannon divergence of GKD, in
-    TRL's convention, where \(\beta\) is the *teacher's* share. At most \(\ln 2\) (at \(\beta = \tfrac12\)), so that one
+    TRL's convention, where \(\beta\) is the *teacher's* share. At most \(\ln 2\) (at \(\beta = \tfrac12\)): one
     hopeless row cannot dominate a batch.
 
     **The ends are a convention, not the limit.** The formula is 0 at \(\beta = 0\) and \(1\); there, as in TRL, the
