@@ -140,10 +140,6 @@ def kl(teacher, student):
     return kl_of_probabilities(softmax(teacher), softmax(student))
 
 
-def soft_cross_entropy(teacher, student):
-    return -(softmax(teacher) * np.log(softmax(student))).sum(1)
-
-
 def of_label(values, labels):
     return values[np.arange(len(labels)), labels]
 
