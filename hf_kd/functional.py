@@ -120,3 +120,42 @@ def cosine_curriculum(position: float) -> float:
         https://huggingface.co/papers/2211.16231, Eq. 11.
     """
     return 0.5 * (1.0 + math.cos((1.0 + min(max(position, 0.0), 1.0)) * math.pi))
+
+
+def split_target(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of each row's label, and the others in their order.
+
+    A row without a usable label is split at class 0, so that every value stays finite; `labelled_only` drops it.
+
+    Shape:
+        logits `(batch, num_labels)`, labels `(batch,)` -> `(batch,)` and `(batch, num_labels - 1)`.
+    """
+    num_labels = logits.shape[-1]
+    labels = labels.long()
+    target = torch.where((labels >= 0) & (labels < num_labels), labels, 0).unsqueeze(-1)
+    places = torch.arange(num_labels - 1, device=logits.device)
+    return logits.gather(-1, target).squeeze(-1), logits.gather(-1, places + (places >= target))
+
+
+def merge_others(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Two logits per row whose softmax is \((p_y, 1 - p_y)\): the label's, and `logsumexp` over the others.
+
+    \(\log(1 - p_y)\) from probabilities is minus infinity as soon as \(p_y\) rounds to 1; this one is exact for any
+    gap.
+
+    Shape:
+        logits `(batch, num_labels)`, labels `(batch,)` -> `(batch, 2)`.
+    """
+    target, others = split_target(logits, labels)
+    return torch.stack([target, others.logsumexp(-1)], dim=-1)
+
+
+def labelled_only(values: Tensor, labels: Tensor, num_labels: int) -> Tensor:
+    """0 (and no gradient) on unlabelled rows, NaN where the label is no class, as in `cross_entropy`.
+
+    Shape:
+        values `(batch,)`, labels `(batch,)` -> `(batch,)`.
+    """
+    unlabelled = labels == IGNORE_INDEX
+    invalid = ~unlabelled & ((labels < 0) | (labels >= num_labels))
+    return values.masked_fill(unlabelled, 0.0).masked_fill(invalid, math.nan)

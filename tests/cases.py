@@ -5,6 +5,7 @@ from functools import partial
 from hf_kd.losses import (
     AlphaBetaLoss,
     BinaryCrossEntropyLoss,
+    DKDLoss,
     HardLabelLoss,
     HellingerLoss,
     JeffreysLoss,
@@ -19,14 +20,21 @@ from hf_kd.losses import (
     TotalVariationLoss,
 )
 from hf_kd.temperatures import (
+    ClampedTemperature,
     ConstantTemperature,
     CosineTemperature,
     CTKDInstanceTemperature,
     CTKDTemperature,
+    CWSMTemperature,
     DTKDTemperature,
     ExponentialTemperature,
+    FLSWTemperature,
     LinearTemperature,
+    NormTemperature,
+    ScaledTemperature,
+    StandardizedTemperature,
     TTMTemperature,
+    WarmupTemperature,
     WTTMTemperature,
 )
 
@@ -51,6 +59,25 @@ TEMPERATURE_CASES = {
     "wttm": WTTMTemperature,
     "wttm-gamma": partial(WTTMTemperature, gamma=0.1),
     "wttm-sharp": partial(WTTMTemperature, 0.5),
+    "standardized": StandardizedTemperature,
+    "standardized-population": partial(StandardizedTemperature, 3.0, ddof=0, epsilon=0.0, detach=True),
+    "standardized-ctkd": partial(StandardizedTemperature, "ctkd"),
+    "standardized-dtkd": partial(StandardizedTemperature, {"name": "dtkd", "temperature": 2.0}),
+    "norm": NormTemperature,
+    "norm-detach": partial(NormTemperature, 1.0, ddof=0, detach=True),
+    "flsw": FLSWTemperature,
+    "flsw-strong": partial(FLSWTemperature, 2.0, beta=5.0, gamma=0.5),
+    "cwsm": CWSMTemperature,
+    "cwsm-strong": partial(CWSMTemperature, 1.0, beta=3.0),
+    "clamped": ClampedTemperature,
+    "clamped-ctkd": partial(ClampedTemperature, "ctkd", 2.0, 18.0),
+    "clamped-norm": partial(ClampedTemperature, "norm", 1.0, 3.0),
+    "warmup": WarmupTemperature,
+    "warmup-dtkd": partial(WarmupTemperature, "dtkd", 2.0, until=0.5),
+    "scaled": ScaledTemperature,
+    "scaled-ctkd_instance": partial(
+        ScaledTemperature, "ctkd_instance", {"name": "cosine", "start": 2.0, "end": 0.5}, num_labels=NUM_LABELS
+    ),
 }
 
 
@@ -63,6 +90,11 @@ LOSS_CASES = {
     "kd-epsilon": partial(KDLoss, teacher_epsilon=1e-7),
     "kd-element-mean": partial(KDLoss, compensate=False, element_mean=True),
     **{f"kd-over-{name}": _kd_over(strategy) for name, strategy in TEMPERATURE_CASES.items()},
+    "dkd": DKDLoss,
+    "dkd-imagenet": partial(DKDLoss, 1.0, 0.5, temperature=1.0),
+    "dkd-target-only": partial(DKDLoss, 1.0, 0.0),
+    "dkd-over-ctkd": lambda temperature="ctkd": DKDLoss(temperature=temperature),
+    "dkd-over-standardized": lambda temperature="standardized": DKDLoss(temperature=temperature),
     "reverse_kl": ReverseKLLoss,
     "jeffreys": JeffreysLoss,
     "jensen_shannon": JensenShannonLoss,

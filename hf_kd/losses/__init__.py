@@ -3,12 +3,14 @@
 from .base import DistillationLoss, LossOutput
 from .cross_entropy import BinaryCrossEntropyLoss, HardLabelLoss, SoftCrossEntropyLoss
 from .divergences import AlphaBetaLoss, HellingerLoss, RenyiLoss, TotalVariationLoss
+from .dkd import DKDLoss
 from .kd import KDLoss
 from .kl_family import JeffreysLoss, JensenShannonLoss, ReverseKLLoss, SkewKLLoss
 from .logits import LogitHuberLoss, LogitMSELoss
 
 LOSSES: dict[str, type[DistillationLoss]] = {
     "kd": KDLoss,
+    "dkd": DKDLoss,
     "jeffreys": JeffreysLoss,
     "jensen_shannon": JensenShannonLoss,
     "reverse_kl": ReverseKLLoss,
@@ -28,6 +30,7 @@ __all__ = [
     "LOSSES",
     "AlphaBetaLoss",
     "BinaryCrossEntropyLoss",
+    "DKDLoss",
     "DistillationLoss",
     "HardLabelLoss",
     "HellingerLoss",

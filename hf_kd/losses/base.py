@@ -1,10 +1,11 @@
 """The contract of a distillation loss: tensors in, unreduced values out, never models."""
 
+import warnings
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from ..temperatures import Progress, Temperatures
+from ..temperatures import Progress, Temperatures, TemperatureStrategy
 
 
 class LossOutput(NamedTuple):
@@ -73,3 +74,41 @@ def check_pair(owner: str, student_logits: Tensor, teacher_logits: Tensor) -> No
             f"{tuple(teacher_logits.shape)}: logits are compared row by row and class by class, so both must be "
             "(batch, num_labels) with equal sizes. Load both models with the same `num_labels` and `label2id`."
         )
+
+
+def check_labels(owner: str, labels: Tensor | None) -> Tensor:
+    """`labels`, or an error for a loss that cannot do without.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if labels is None:
+        raise ValueError(
+            f"`{owner}(labels=None)`: this loss treats the labelled class apart from the others, so it needs labels. "
+            "Hand in labels with -100 on unlabelled rows, or use a loss that works without, e.g. `KDLoss`."
+        )
+    return labels
+
+
+def check_strategy(loss: DistillationLoss, strategy: TemperatureStrategy, num_labels: int | None) -> None:
+    """Refuse a strategy that would not be what its paper says under `loss`; warn where it teaches nothing.
+
+    Raises:
+        ValueError: The strategy stands for shifted logits, and the loss is not shift-invariant.
+    """
+    owner, temperature = type(loss).__name__, type(strategy).__name__
+    if strategy.needs_shift_invariance and not loss.shift_invariant:
+        raise ValueError(
+            f"`{owner}(temperature={temperature}(...))`: standardised logits are centred and scaled, and a "
+            "temperature can only scale them; the two agree under losses that ignore a constant added to a row's "
+            f"logits, which `{owner}` does not. Use a softmax-based loss such as `KDLoss`, or another strategy."
+        )
+    if strategy.needs_two_plus_classes:
+        why = f"`{temperature}` leaves nothing but the sign of two logits' difference, so its gradient is almost 0"
+        warn_two_classes(owner, num_labels, why)
+
+
+def warn_two_classes(owner: str, num_labels: int | None, why: str) -> None:
+    """One warning at construction if there are exactly two classes; none while their number is unknown."""
+    if num_labels == 2:
+        warnings.warn(f"`{owner}(num_labels=2)`: {why}. With two classes use e.g. `KDLoss`.", stacklevel=4)

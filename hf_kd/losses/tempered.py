@@ -9,7 +9,7 @@ from torch import Tensor
 from ..functional import upcast
 from ..registry import check_flag
 from ..temperatures import Progress, TemperatureStrategy, as_strategy
-from .base import DistillationLoss, LossOutput, check_pair
+from .base import DistillationLoss, LossOutput, check_pair, check_strategy
 
 Temperature = float | str | Mapping[str, Any] | TemperatureStrategy
 """What stands for a strategy: a number (constant), a registry name, a mapping with `name` and arguments, or itself."""
@@ -23,11 +23,11 @@ class TemperedLoss(DistillationLoss):
     Args:
         temperature: A number (constant), a strategy, its registry name, or a mapping with `name` and arguments.
         compensate: Multiply by the strategy's compensation (\(T^2\) for one shared temperature).
-        num_labels: Only for strategies given by name that need it.
+        num_labels: For strategies given by name that need it, and to warn where two classes leave nothing to learn.
 
     Raises:
         TypeError: If `temperature` or `compensate` has the wrong type.
-        ValueError: If the strategy cannot be built.
+        ValueError: If the strategy cannot be built, or would not be what its paper says under this loss.
     """
 
     uses_temperature = True
@@ -35,6 +35,7 @@ class TemperedLoss(DistillationLoss):
     def __init__(self, temperature: Temperature, *, compensate: bool, num_labels: int | None = None):
         super().__init__()
         self.temperature = as_strategy(temperature, num_labels=num_labels)
+        check_strategy(self, self.temperature, num_labels)
         why = "it decides whether the loss is multiplied by the strategy's T²-like factor."
         self.compensate = check_flag(type(self).__name__, "compensate", compensate, why)
 

@@ -8,8 +8,11 @@ from .base import Progress, Temperatures, TemperatureStrategy
 from .constant import ConstantTemperature
 from .ctkd import CTKDInstanceTemperature, CTKDTemperature
 from .dtkd import DTKDTemperature
+from .sample_wise import CWSMTemperature, FLSWTemperature
 from .scheduled import CosineTemperature, ExponentialTemperature, LinearTemperature
+from .standardized import NormTemperature, StandardizedTemperature
 from .ttm import TTMTemperature, WTTMTemperature
+from .wrapped import ClampedTemperature, ScaledTemperature, WarmupTemperature
 
 TEMPERATURES: dict[str, type[TemperatureStrategy]] = {
     "constant": ConstantTemperature,
@@ -21,6 +24,13 @@ TEMPERATURES: dict[str, type[TemperatureStrategy]] = {
     "dtkd": DTKDTemperature,
     "ttm": TTMTemperature,
     "wttm": WTTMTemperature,
+    "standardized": StandardizedTemperature,
+    "norm": NormTemperature,
+    "flsw": FLSWTemperature,
+    "cwsm": CWSMTemperature,
+    "clamped": ClampedTemperature,
+    "warmup": WarmupTemperature,
+    "scaled": ScaledTemperature,
 }
 
 
@@ -50,15 +60,22 @@ __all__ = [
     "TEMPERATURES",
     "CTKDInstanceTemperature",
     "CTKDTemperature",
+    "CWSMTemperature",
+    "ClampedTemperature",
     "ConstantTemperature",
     "CosineTemperature",
     "DTKDTemperature",
     "ExponentialTemperature",
+    "FLSWTemperature",
     "LinearTemperature",
+    "NormTemperature",
     "Progress",
+    "ScaledTemperature",
+    "StandardizedTemperature",
     "TTMTemperature",
     "TemperatureStrategy",
     "Temperatures",
     "WTTMTemperature",
+    "WarmupTemperature",
     "as_strategy",
 ]

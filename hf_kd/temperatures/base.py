@@ -52,14 +52,21 @@ class TemperatureStrategy(nn.Module):
         per_sample: Temperatures differ between rows.
         learnable: Parameters are to be trained.
         shift_invariant: Unchanged when a constant is added to all logits of a row.
+        needs_shift_invariance: Stands for shifted logits, so it is exact only under a shift-invariant loss.
+        needs_two_plus_classes: Leaves (almost) no gradient when there are exactly two classes.
+        compensates_product: The compensation is always student times teacher temperature, as in KD's T²; a wrapper
+            that moves the temperatures then moves it along. Else the compensation is kept as it is.
         bounds: The open interval a learned temperature lives in, for saturation warnings; else None.
     """
 
     name: ClassVar[str]
-    row_wise: ClassVar[bool] = True
-    per_sample: ClassVar[bool] = False
-    learnable: ClassVar[bool] = False
+    row_wise: bool = True
+    per_sample: bool = False
+    learnable: bool = False
     shift_invariant: bool = True
+    needs_shift_invariance: bool = False
+    needs_two_plus_classes: bool = False
+    compensates_product: bool = False
     bounds: tuple[float, float] | None = None
 
     def forward(

@@ -28,6 +28,7 @@ class ConstantTemperature(TemperatureStrategy):
     """
 
     name = "constant"
+    compensates_product = True
 
     def __init__(self, temperature: float = 4.0):
         super().__init__()

@@ -75,6 +75,7 @@ class CTKDTemperature(TemperatureStrategy):
     """
 
     name = "ctkd"
+    compensates_product = True
     learnable = True
 
     def __init__(
@@ -148,6 +149,7 @@ class CTKDInstanceTemperature(TemperatureStrategy):
     """
 
     name = "ctkd_instance"
+    compensates_product = True
     learnable = True
     per_sample = True
 

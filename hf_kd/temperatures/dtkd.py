@@ -6,6 +6,9 @@ from torch import Tensor
 from ..functional import upcast
 from .base import Progress, Temperatures, TemperatureStrategy, positive, scalar_like
 
+_SMALLEST = 1e-30
+"""Positive logits below this count as 0: the derivative of the quotient would leave float32."""
+
 
 class DTKDTemperature(TemperatureStrategy):
     r"""DTKD: the sharper side of a row gets the higher temperature.
@@ -41,6 +44,7 @@ class DTKDTemperature(TemperatureStrategy):
     """
 
     name = "dtkd"
+    compensates_product = True
     per_sample = True
 
     def __init__(self, temperature: float = 4.0, *, detach: bool = False, center: bool = False, guard: bool = True):
@@ -69,7 +73,7 @@ class DTKDTemperature(TemperatureStrategy):
         total = teacher_max + student_max
         parts = {}
         if self.guard:
-            usable = (teacher_max > 0) & (student_max > 0)
+            usable = (teacher_max > _SMALLEST) & (student_max > _SMALLEST)
             total = torch.where(usable, total, 1.0)  # keeps the unused branch's gradient finite
         teacher, student = 2 * tau * teacher_max / total, 2 * tau * student_max / total
         if self.guard:

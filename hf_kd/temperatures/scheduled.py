@@ -1,6 +1,7 @@
 """Temperatures that move along a fixed curve while training advances."""
 
 import math
+from typing import Any
 
 from torch import Tensor
 
@@ -8,8 +9,14 @@ from ..registry import check_number
 from .base import Progress, Temperatures, TemperatureStrategy, positive, scalar_like, shared
 
 
-class _ScheduledTemperature(TemperatureStrategy):
-    """`start` at the beginning, `end` from `until` on; both sides share it, compensated by its square.
+def check_until(owner: str, until: Any, then: str) -> float:
+    """`until` in (0, 1], or an error in words."""
+    why = f"it is the share of the run after which {then}"
+    return check_number(owner, "until", until, why, low=0.0, low_open=True, high=1.0)
+
+
+class ScheduledTemperature(TemperatureStrategy):
+    """Abstract: `start` at the beginning, `end` from `until` on; both sides share it, compensated by its square.
 
     Args:
         start: Temperature at `progress.fraction` 0. Finite and > 0.
@@ -20,13 +27,14 @@ class _ScheduledTemperature(TemperatureStrategy):
         student, teacher, compensation, weight: `()`.
     """
 
+    compensates_product = True
+
     def __init__(self, start: float = 4.0, end: float = 1.0, *, until: float = 1.0):
         super().__init__()
         owner = type(self).__name__
         self.start = positive(owner, "start", start)
         self.end = positive(owner, "end", end)
-        why = "it is the share of the run after which the last temperature holds. Pass 1.0 for the whole run."
-        self.until = check_number(owner, "until", until, why, low=0.0, low_open=True, high=1.0)
+        self.until = check_until(owner, until, "the last temperature holds. Pass 1.0 for the whole run.")
 
     def at(self, position: float) -> float:
         """The temperature at `position` in [0, 1] of the curve."""
@@ -49,7 +57,7 @@ class _ScheduledTemperature(TemperatureStrategy):
         return f"start={self.start}, end={self.end}, until={self.until}"
 
 
-class LinearTemperature(_ScheduledTemperature):
+class LinearTemperature(ScheduledTemperature):
     r"""\(T(s) = T_0 + (T_1 - T_0) s\) with \(s\) = `progress.fraction / until`, clipped to [0, 1].
 
     See `ConstantTemperature` for what the temperature does, `CosineTemperature` for flat ends.
@@ -77,7 +85,7 @@ class LinearTemperature(_ScheduledTemperature):
         return self.start + (self.end - self.start) * position
 
 
-class CosineTemperature(_ScheduledTemperature):
+class CosineTemperature(ScheduledTemperature):
     r"""\(T(s) = T_0 + (T_1 - T_0) \tfrac12 (1 - \cos \pi s)\): half a cosine, flat at both ends.
 
     Args:
@@ -97,7 +105,7 @@ class CosineTemperature(_ScheduledTemperature):
         return self.start + (self.end - self.start) * 0.5 * (1.0 - math.cos(math.pi * position))
 
 
-class ExponentialTemperature(_ScheduledTemperature):
+class ExponentialTemperature(ScheduledTemperature):
     r"""\(T(s) = T_0 (T_1 / T_0)^s\): equal ratios in equal times.
 
     Args:
