@@ -11,7 +11,8 @@ import reference as seed
 import reference_companion as ref
 import torch
 
-from hf_kd.losses import DKDLoss, KDLoss
+from hf_kd.losses import DKDLoss, KDLoss, NKDLoss, SampleWeightedLoss, SoftCrossEntropyLoss, as_loss
+from hf_kd.losses.weights import WSLDWeight
 from hf_kd.temperatures import CTKDTemperature, CWSMTemperature, FLSWTemperature, NormTemperature
 from hf_kd.temperatures import StandardizedTemperature as Standardized
 
@@ -33,6 +34,11 @@ def value_and_norm(loss):
 
 LOGIT_STD = 0.0696321082
 NORM = 0.3078180617
+
+# Statistics without gradient: the references hold them fixed.
+WSLD = ref.wsld_weights(*ARRAYS, ref.LABELS)
+FLSW = ref.flsw_temperatures(*ARRAYS)[:, None]
+CWSM = ref.cwsm_temperatures(ref.STUDENT)[:, None]
 
 VALUES = {  # key: (loss, the same from the reference, value, gradient norm)
     "tckd T=4": (
@@ -58,6 +64,36 @@ VALUES = {  # key: (loss, the same from the reference, value, gradient norm)
         lambda s: ref.dkd(s, ref.TEACHER, ref.LABELS, 1, 1, 0.5),
         0.3502393568,
         0.1958717340,
+    ),
+    "nkd T=1 gamma=1.5": (
+        NKDLoss(),
+        lambda s: ref.nkd(s, ref.TEACHER, ref.LABELS, 1, 1.5),
+        1.8615250210,
+        0.3821220002,
+    ),
+    "nkd T=3 gamma=3.5": (
+        NKDLoss(3.5, temperature=3.0),
+        lambda s: ref.nkd(s, ref.TEACHER, ref.LABELS, 3, 3.5),
+        41.6752984115,
+        1.0195893460,
+    ),
+    "wsld T=2": (
+        as_loss({"name": "soft_cross_entropy", "temperature": 2.0, "sample_weight": "wsld"}),
+        lambda s: 4 * WSLD * ref.soft_cross_entropy(s, ref.TEACHER, 2),
+        3.9822652817,
+        0.2289434718,
+    ),
+    "flsw": (
+        SoftCrossEntropyLoss("flsw"),
+        lambda s: ref.soft_cross_entropy(s, ref.TEACHER, FLSW),
+        1.5368996736,
+        0.0181114577,
+    ),
+    "cwsm": (
+        SoftCrossEntropyLoss("cwsm"),
+        lambda s: ref.soft_cross_entropy(s, ref.TEACHER, CWSM),
+        1.5362578053,
+        0.0202533232,
     ),
     "logit-std kd T=2 ddof=1": (
         KDLoss(Standardized(2.0)),
@@ -214,3 +250,12 @@ def test_flsw_and_cwsm_temperatures_as_printed():
         assert temperatures.student.squeeze(-1).tolist() == pytest.approx(printed, abs=6e-9)
         np.testing.assert_allclose(temperatures.student.squeeze(-1).numpy(), reference, atol=1e-12)
         assert not temperatures.parts["guarded"].any()
+
+
+def test_wsld_weights_as_printed():
+    """Printed to eight decimals."""
+    weights = WSLDWeight()(S, T, Y)
+    assert weights.tolist() == pytest.approx([0.99993757, 0.84860662, 0.68270571, 0.42783848], abs=6e-9)
+    output = SampleWeightedLoss(KDLoss(2.0), "wsld")(S, T, Y)
+    torch.testing.assert_close(output.parts["sample_weight"], weights)
+    torch.testing.assert_close(output.loss, weights * KDLoss(2.0)(S, T).loss)

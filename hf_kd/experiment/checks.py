@@ -21,10 +21,10 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import EMBEDDED
-from ..losses import LOSSES, DistillationLoss
+from ..losses import DistillationLoss, as_loss
 from ..methods import METHODS, build_objective
 from ..objective import DistillationObjective
-from ..registry import build, check_number, suggestion
+from ..registry import check_number, suggestion
 from ..teacher import auto_class
 from ..training_args import DistillationTrainingArguments
 from .config import nearest, structure_problems
@@ -91,7 +91,7 @@ def _weighted_loss(spec: Mapping[str, Any], path: str, num_labels: int) -> tuple
     parameters = {key: value for key, value in spec.items() if key != "loss_weight"}
     why = "it multiplies a loss that is minimised."
     weight = check_number("DistillationObjective", "loss_weight", spec.get("loss_weight", 1.0), why, low=0.0)
-    return weight, build(LOSSES, parameters, path, kind="distillation loss", context={"num_labels": num_labels})
+    return weight, as_loss(parameters, path, num_labels=num_labels)
 
 
 def _objective_problems(given: Mapping[str, Any]) -> tuple[DistillationObjective | None, list[str]]:
