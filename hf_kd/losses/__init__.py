@@ -1,6 +1,5 @@
 """Distillation losses: one per file, tensors in, unreduced values out."""
 
-from ..registry import build
 from .base import DistillationLoss, LossOutput
 from .cross_entropy import BinaryCrossEntropyLoss, HardLabelLoss, SoftCrossEntropyLoss
 from .divergences import AlphaBetaLoss, HellingerLoss, RenyiLoss, TotalVariationLoss
@@ -30,26 +29,6 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "logit_huber": LogitHuberLoss,
     "logit_mse": LogitMSELoss,
 }
-
-
-def as_loss(value: str | Mapping[str, Any] | DistillationLoss, path: str = "loss", **context: Any) -> DistillationLoss:
-    """A loss from what users write: a registry name, a mapping with `name` and arguments, or a loss.
-
-    Args:
-        value: What stands for the loss. A mapping may also hold `sample_weight`, see `SampleWeightedLoss`.
-        path: Where it stands, for error messages.
-        **context: Arguments for losses that need them and do not set them (`num_labels`).
-
-    Raises:
-        ConfigError: An unknown name, or arguments the loss refuses.
-    """
-    if isinstance(value, DistillationLoss):
-        return value
-    if isinstance(value, Mapping) and "sample_weight" in value and value.get("name") != SampleWeightedLoss.name:
-        inner = {key: argument for key, argument in value.items() if key != "sample_weight"}
-        value = {"name": SampleWeightedLoss.name, "loss": inner, "sample_weight": value["sample_weight"]}
-    return build(LOSSES, value, path, kind="distillation loss", context=context)
-
 
 __all__ = [
     "LOSSES",
