@@ -52,7 +52,7 @@ class DistillationObjective(nn.Module):
     Args:
         losses: `(loss_weight, loss)` pairs. May be empty only at `kd_weight=0`.
         ce_weight: Weight of the cross-entropy with the labels, >= 0.
-        kd_weight: Multiplies the sum of the losses, >= 0. At 0 no teacher is needed.
+        kd_weight: Multiplies the sum of the losses, >= 0. At 0 no teacher is needed, nor if no loss needs one.
         warmup: Share of the run over which \(w(t)\) rises linearly from 0 to 1. 0 for none.
         warmup_epochs: The same in epochs as the papers count, \(w = \min(epoch / warmup\_epochs, 1)\) with the first
             epoch being 1; overrides `warmup`.
@@ -104,7 +104,7 @@ class DistillationObjective(nn.Module):
     @property
     def needs_teacher(self) -> bool:
         """Whether any term looks at teacher logits."""
-        return self.kd_weight > 0
+        return self.kd_weight > 0 and any(loss.needs_teacher for loss in self.losses)
 
     def strategies(self) -> Iterator[tuple[str, TemperatureStrategy]]:
         """The temperature strategies, each under the name of its loss."""
@@ -139,7 +139,7 @@ class DistillationObjective(nn.Module):
 
         Args:
             student_logits: `(batch, num_labels)`.
-            teacher_logits: The same shape, without gradient; may be None at `kd_weight=0`.
+            teacher_logits: The same shape, without gradient; may be None unless `needs_teacher`.
             labels: `(batch,)`, -100 on unlabelled rows; None if no row has one.
             progress: Where training is.
             label_smoothing: Of the cross-entropy.
@@ -172,7 +172,7 @@ class DistillationObjective(nn.Module):
             components["ce_loss"] = total.detach()
 
         terms = []
-        if self.needs_teacher:
+        if self.kd_weight > 0:
             kd_loss, terms = self._distillation(
                 student_logits, teacher_logits, labels, progress, num_rows, num_labelled, row_weight, components
             )
@@ -183,7 +183,7 @@ class DistillationObjective(nn.Module):
     def _distillation(
         self, student_logits, teacher_logits, labels, progress, num_rows, num_labelled, row_weight, components
     ) -> tuple[Tensor, list[Term]]:
-        if teacher_logits is None:
+        if teacher_logits is None and self.needs_teacher:
             raise ValueError(
                 f"`DistillationObjective` got no teacher logits at kd_weight={self.kd_weight:g}. Hand in "
                 "`teacher_logits` (or a `teacher_model` to the trainer), or set kd_weight=0."

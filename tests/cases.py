@@ -14,11 +14,13 @@ from hf_kd.losses import (
     LogitHuberLoss,
     LogitMSELoss,
     NKDLoss,
+    OFALoss,
     RenyiLoss,
     ReverseKLLoss,
     SampleWeightedLoss,
     SkewKLLoss,
     SoftCrossEntropyLoss,
+    TeacherFreeLoss,
     TotalVariationLoss,
 )
 from hf_kd.temperatures import (
@@ -126,4 +128,8 @@ LOSS_CASES = {
     "logit_mse-center": partial(LogitMSELoss, center=True, half_sum=True),
     "logit_huber": LogitHuberLoss,
     "logit_huber-center": partial(LogitHuberLoss, 0.5, center=True),
+    "ofa": OFALoss,
+    "ofa-flat": partial(OFALoss, 0.5, temperature=4.0, compensate=True),
+    "teacher_free": TeacherFreeLoss,
+    "teacher_free-sum": partial(TeacherFreeLoss, 0.2, confidence=0.6, element_mean=False),
 }

@@ -132,6 +132,19 @@ def logit_huber(student, teacher, delta=1.0):
     return np.where(size <= delta, size**2 / 2, delta * (size - delta / 2)).mean(1)
 
 
+def ofa(student, teacher, labels, gamma, temperature=1.0):
+    onehot = np.eye(student.shape[1])[labels]
+    weights = (softmax(teacher, temperature) + onehot) ** gamma - onehot
+    return -(weights * np.log(softmax(student, temperature))).sum(1)
+
+
+def teacher_free(student, labels, temperature, confidence):
+    """Sum over classes."""
+    classes = student.shape[1]
+    virtual = np.where(np.eye(classes, dtype=bool)[labels], confidence, (1 - confidence) / (classes - 1))
+    return kl_of_probabilities(softmax(virtual, temperature), softmax(student))
+
+
 # --- target and other classes, temperatures per row, sample weights -----------------------------------------------
 
 

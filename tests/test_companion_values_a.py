@@ -24,12 +24,15 @@ from hf_kd.losses import (
     KDLoss,
     LogitHuberLoss,
     LogitMSELoss,
+    OFALoss,
     RenyiLoss,
     ReverseKLLoss,
     SkewKLLoss,
     SoftCrossEntropyLoss,
+    TeacherFreeLoss,
     TotalVariationLoss,
 )
+from hf_kd.objective import DistillationObjective
 from hf_kd.testing import check_refuses
 
 S, T, Y = torch.tensor(ref.STUDENT), torch.tensor(ref.TEACHER), torch.tensor(ref.LABELS)
@@ -66,6 +69,9 @@ VALUES = {  # key: (loss, value, gradient norm or None)
     "mse logits, centred": (LogitMSELoss(center=True), 1.4396328400, 0.5365878940),
     "mse logits / 4": (LogitMSELoss(temperature=4.0), 0.0986167031, None),
     "smooth l1 logits": (LogitHuberLoss(), 0.5883887750, 0.1727103862),
+    "ofa 1": (OFALoss(1.0), 1.0163646051, 0.2104885731),
+    "ofa 1.5": (OFALoss(1.5), 1.0770717124, 0.3367023679),
+    "tf-kd reg": (TeacherFreeLoss(), 0.0707339821, 0.0381759305),
 }
 
 
@@ -131,6 +137,16 @@ REFERENCES = {
         LogitHuberLoss(2.0, center=True, temperature=2.0),
         lambda z, v: ref.logit_huber(ref.centred(z) / 2, ref.centred(v) / 2, 2.0),
     ),
+    "ofa": (OFALoss(0.7, temperature=2.0), lambda z, v: ref.ofa(z, v, np.array([2, 0, 3]), 0.7, 2.0)),
+    "ofa-compensated": (
+        OFALoss(2.0, temperature=2.0, compensate=True),
+        lambda z, v: 4 * ref.ofa(z, v, np.array([2, 0, 3]), 2.0, 2.0),
+    ),
+    "teacher_free": (TeacherFreeLoss(5.0), lambda z, v: ref.teacher_free(z, np.array([2, 0, 3]), 5.0, 0.99) / 4),
+    "teacher_free-sum": (
+        TeacherFreeLoss(0.5, confidence=0.7, element_mean=False),
+        lambda z, v: ref.teacher_free(z, np.array([2, 0, 3]), 0.5, 0.7),
+    ),
 }
 
 
@@ -160,6 +176,7 @@ IDENTITIES = {
     "renyi of order 1 is kd": (RenyiLoss(1.0), KDLoss(1.0)),
     "jeffreys without reverse is kd": (JeffreysLoss(2.0, reverse_weight=0.0), KDLoss(2.0)),
     "jeffreys without forward is reverse kl": (JeffreysLoss(2.0, reverse_weight=1.0), ReverseKLLoss(2.0)),
+    "ofa without enhancement is soft cross-entropy": (OFALoss(1.0), SoftCrossEntropyLoss(1.0)),
     "author's limit at 1 is the limit": (AlphaBetaLoss(1.0, 0.0, author_limits=True), AlphaBetaLoss(1.0, 0.0)),
 }
 
@@ -167,7 +184,7 @@ IDENTITIES = {
 @pytest.mark.parametrize("identity", IDENTITIES)
 def test_ends_of_the_families_meet(identity):
     first, second = IDENTITIES[identity]
-    torch.testing.assert_close(first(S, T).loss, second(S, T).loss, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(first(S, T, Y).loss, second(S, T, Y).loss, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize(
@@ -246,6 +263,51 @@ def test_a_teacher_with_nan_is_not_taken_at_its_word():
     assert rows.isnan().tolist() == [False, True, False, False]
 
 
+LABEL_LOSSES = {"ofa": OFALoss(), "teacher_free": TeacherFreeLoss()}
+
+
+@pytest.mark.parametrize("name", LABEL_LOSSES)
+def test_rows_without_a_class_teach_nothing_or_say_so(name):
+    """-100 is no label; another number outside the classes is a mistake, which 0 would hide."""
+    student = S.clone().requires_grad_()
+    rows = LABEL_LOSSES[name](student, T, torch.tensor([0, -100, 5, -1])).loss
+    assert rows.isnan().tolist() == [False, False, True, True]
+    assert rows[1] == 0
+    gradient = torch.autograd.grad(rows[:2].sum(), student)[0]
+    assert gradient[0].any()
+    assert not gradient[1].any()
+    with pytest.raises(ValueError, match="needs labels"):
+        LABEL_LOSSES[name](S, T)
+
+
+def test_enhancement_shifts_weight_from_the_other_classes_to_the_target():
+    """The gradient of the target's logit grows with gamma, the share of the others in the target sum shrinks."""
+    gradients = []
+    for gamma in (0.5, 1.0, 2.0):
+        student = torch.zeros_like(S).requires_grad_()
+        OFALoss(gamma)(student, T, Y).loss.sum().backward()
+        gradients.append(-student.grad[0, 0].item())
+    assert gradients == sorted(gradients)
+
+
+def test_teacher_free_objective_runs_without_a_teacher():
+    """Otherwise the one method that needs no teacher could not be trained without one."""
+    objective = DistillationObjective([(2.0, TeacherFreeLoss())], ce_weight=0.5, kd_weight=1.0)
+    assert not objective.needs_teacher
+    labels = torch.tensor([0, -100, 3, 4])
+    output = objective(S, None, labels)
+    expected = 2.0 * TeacherFreeLoss()(S, None, labels).loss.sum() / 3
+    torch.testing.assert_close(output.components["kd_loss"], expected)
+    assert torch.equal(objective(S, torch.full_like(T, math.nan), labels).loss, output.loss)
+
+
+def test_teacher_free_loss_beside_another_needs_that_ones_teacher():
+    objective = DistillationObjective([(1.0, TeacherFreeLoss()), (1.0, KDLoss())], ce_weight=0.5, kd_weight=1.0)
+    assert objective.needs_teacher
+    with pytest.raises(ValueError, match="no teacher logits at kd_weight=1"):
+        objective(S, None, Y)
+
+
 def test_compensation_keeps_the_gradients_scale_of_smooth_divergences():
     """T² is the right factor wherever the divergence is locally a square, so also where the sources leave it out."""
     smooth = {
@@ -281,6 +343,10 @@ def test_bad_arguments_are_refused_by_name():
         check_refuses(lambda value, make=make: make(center=value), "center", ["false", 1])
     check_refuses(lambda value: LogitMSELoss(half_sum=value), "half_sum", ["false", 1])
     check_refuses(lambda value: LogitHuberLoss(value), "delta")
+    check_refuses(lambda value: OFALoss(value), "gamma")
+    check_refuses(lambda value: TeacherFreeLoss(value), "temperature")
+    check_refuses(lambda value: TeacherFreeLoss(confidence=value), "confidence", [-0.1, 1.1, float("nan"), True])
+    check_refuses(lambda value: TeacherFreeLoss(element_mean=value), "element_mean", ["false", 1])
 
 
 @pytest.mark.parametrize("make", [lambda: AlphaBetaLoss(), lambda: JensenShannonLoss(0.1), lambda: KDLoss()])

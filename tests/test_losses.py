@@ -96,6 +96,14 @@ class ForgetsUnlabelledRows(Broken):
     needs_labels = True
 
 
+class ReadsATeacherItDisowns(Broken):
+    needs_teacher = False
+
+    def forward(self, student_logits, teacher_logits, labels=None, *, progress=Progress()):
+        given = teacher_logits if teacher_logits is not None else student_logits
+        return super().forward(student_logits, given)
+
+
 class HidesItsStrategy(KDLoss):
     def forward(self, *args, **kwargs):
         return super().forward(*args, **kwargs)._replace(temperatures=None)
@@ -120,6 +128,7 @@ class BreaksOverDTKD(KDLoss):
         (HalfPrecision, "return float32"),
         (NeedsLabelsInSecret, "work without labels"),
         (ForgetsUnlabelledRows, "be 0 on unlabelled rows"),
+        (ReadsATeacherItDisowns, "ignore the teacher's logits"),
         (HidesItsStrategy, "temperatures it used"),
         (BreaksOverDTKD, "over the strategy 'dtkd'"),
         (Broken, None),

@@ -226,8 +226,9 @@ def _teacher_problems(given: Mapping[str, Any], objective: DistillationObjective
     training = given.get("training")
     compared = isinstance(training, Mapping) and training.get("evaluate_with_teacher")
     if objective is not None and not objective.needs_teacher and not compared:
+        why = "the distillation weight is 0" if objective.kd_weight == 0 else "no loss of the objective looks at it"
         problems.append(
-            "teacher: would not be used, because the distillation weight is 0. Remove it (teacher=null), or set "
+            f"teacher: would not be used, because {why}. Remove it (teacher=null), or set "
             "training.evaluate_with_teacher=true to compare the student with it."
         )
     return problems

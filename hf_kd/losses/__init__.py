@@ -8,6 +8,8 @@ from .kd import KDLoss
 from .kl_family import JeffreysLoss, JensenShannonLoss, ReverseKLLoss, SkewKLLoss
 from .logits import LogitHuberLoss, LogitMSELoss
 from .nkd import NKDLoss
+from .ofa import OFALoss
+from .teacher_free import TeacherFreeLoss
 from .weights import WEIGHTS, SampleWeight, SampleWeightedLoss, as_loss
 
 LOSSES: dict[str, type[DistillationLoss]] = {
@@ -28,6 +30,8 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "soft_cross_entropy": SoftCrossEntropyLoss,
     "logit_huber": LogitHuberLoss,
     "logit_mse": LogitMSELoss,
+    "ofa": OFALoss,
+    "teacher_free": TeacherFreeLoss,
 }
 
 __all__ = [
@@ -46,12 +50,14 @@ __all__ = [
     "LogitMSELoss",
     "LossOutput",
     "NKDLoss",
+    "OFALoss",
     "RenyiLoss",
     "ReverseKLLoss",
     "SampleWeight",
     "SampleWeightedLoss",
     "SkewKLLoss",
     "SoftCrossEntropyLoss",
+    "TeacherFreeLoss",
     "TotalVariationLoss",
     "as_loss",
 ]

@@ -31,6 +31,7 @@ class DistillationLoss(nn.Module):
         row_wise: Returns one value per row; batches may then be split freely.
         shift_invariant: Unchanged when a constant is added to all logits of a row, at given temperatures (whether
             those move is the strategy's `shift_invariant`).
+        needs_teacher: Looks at the teacher's logits. If not, they may be None, and are ignored when given.
         needs_labels: Gives 0 on unlabelled rows and is normalised by the labelled ones.
         needs_two_plus_classes: Teaches nothing when there are exactly two classes.
         is_divergence: >= 0, and 0 exactly when both tempered distributions agree.
@@ -41,6 +42,7 @@ class DistillationLoss(nn.Module):
     uses_temperature: ClassVar[bool] = False
     row_wise: ClassVar[bool] = True
     shift_invariant: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = False
     needs_two_plus_classes: ClassVar[bool] = False
     is_divergence: bool = True
@@ -49,12 +51,12 @@ class DistillationLoss(nn.Module):
     def forward(
         self,
         student_logits: Tensor,
-        teacher_logits: Tensor,
+        teacher_logits: Tensor | None,
         labels: Tensor | None = None,
         *,
         progress: Progress = Progress(),
     ) -> LossOutput:
-        """The loss of this batch, unreduced.
+        """The loss of this batch, unreduced. Teacher logits are None only for losses that do not need them.
 
         Shape:
             logits `(batch, num_labels)`, labels `(batch,)` with -100 on unlabelled rows -> see `LossOutput`.

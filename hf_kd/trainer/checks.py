@@ -182,8 +182,8 @@ def check_first_batch(student_logits: Tensor, teacher_logits: Tensor | None, lab
     classes = student_logits.shape[-1]
     if teacher_logits is None and labels is None:
         raise ValueError(
-            "`DistillationTrainer` got a batch without labels at kd_weight=0: there is nothing to learn from. Check "
-            "the label column's name (`label_names`), or distil with kd_weight > 0."
+            "`DistillationTrainer` got a batch without labels and without a teacher: there is nothing to learn from. "
+            "Check the label column's name (`label_names`), or distil from a teacher with kd_weight > 0."
         )
     if teacher_logits is not None:
         if teacher_logits.shape != student_logits.shape:
