@@ -123,6 +123,10 @@ class DistillationObjective(nn.Module):
             return min((math.floor(progress.epoch) + 1) / self.warmup_epochs, 1.0)
         return min(max(progress.fraction / self.warmup, 0.0), 1.0) if self.warmup > 0 else 1.0
 
+    def ce_factor(self, progress: Progress) -> float:
+        """The factor of the cross-entropy at `progress`: 1, unless a loss of several phases says otherwise."""
+        return math.prod(loss.ce_factor(progress) for loss in self.losses) if self.kd_weight > 0 else 1.0
+
     def forward(
         self,
         student_logits: Tensor,
@@ -163,9 +167,10 @@ class DistillationObjective(nn.Module):
 
         components: dict[str, Tensor] = {}
         total = upcast(student_logits[:0]).sum()  # 0 with a gradient: a batch without any label has one on every rank
-        if labels is not None and self.ce_weight > 0:
+        ce_weight = self.ce_weight * self.ce_factor(progress)
+        if labels is not None and ce_weight > 0:
             rows = cross_entropy(student_logits, labels, label_smoothing)
-            ce_loss = self.ce_weight * _mean(rows, num_labelled, row_weight)
+            ce_loss = ce_weight * _mean(rows, num_labelled, row_weight)
             total = total + ce_loss
             components["ce_loss"] = ce_loss.detach()
         else:

@@ -4,6 +4,7 @@ from functools import partial
 
 from hf_kd.losses import (
     AlphaBetaLoss,
+    AnnealingKDLoss,
     BinaryCrossEntropyLoss,
     DKDLoss,
     HardLabelLoss,
@@ -20,6 +21,7 @@ from hf_kd.losses import (
     SampleWeightedLoss,
     SkewKLLoss,
     SoftCrossEntropyLoss,
+    TAIDLoss,
     TeacherFreeLoss,
     TotalVariationLoss,
 )
@@ -132,4 +134,8 @@ LOSS_CASES = {
     "ofa-flat": partial(OFALoss, 0.5, temperature=4.0, compensate=True),
     "teacher_free": TeacherFreeLoss,
     "teacher_free-sum": partial(TeacherFreeLoss, 0.2, confidence=0.6, element_mean=False),
+    "annealing_kd": AnnealingKDLoss,
+    "annealing_kd-epochs": partial(AnnealingKDLoss, 3, first_phase_epochs=6),
+    "taid": TAIDLoss,
+    "taid-linear": partial(TAIDLoss, 0.0, 0.9, adaptive=False),
 }

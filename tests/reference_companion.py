@@ -145,6 +145,23 @@ def teacher_free(student, labels, temperature, confidence):
     return kl_of_probabilities(softmax(virtual, temperature), softmax(student))
 
 
+def taid_loss(student, teacher, t):
+    return kl_of_probabilities(softmax((1 - t) * student + t * teacher), softmax(student))
+
+
+def taid(losses, fractions, start=0.4, end=1.0, rate=5e-4, momentum=0.99):
+    """Where the target lies after each step."""
+    t, change, previous, positions = start, 0.0, None, []
+    for loss, fraction in zip(losses, fractions, strict=True):
+        linear = start + (end - start) * fraction
+        if previous is not None:
+            change = momentum * change + (1 - momentum) * (previous - loss) / previous
+            t = min(end, max(linear, t + rate * (1 - t) / (1 + np.exp(-change))))
+        previous = loss
+        positions.append(max(t, linear))
+    return positions
+
+
 # --- target and other classes, temperatures per row, sample weights -----------------------------------------------
 
 

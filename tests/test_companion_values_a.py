@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hf_kd.losses import (
     AlphaBetaLoss,
+    AnnealingKDLoss,
     BinaryCrossEntropyLoss,
     HardLabelLoss,
     HellingerLoss,
@@ -27,12 +28,15 @@ from hf_kd.losses import (
     OFALoss,
     RenyiLoss,
     ReverseKLLoss,
+    SampleWeightedLoss,
     SkewKLLoss,
     SoftCrossEntropyLoss,
+    TAIDLoss,
     TeacherFreeLoss,
     TotalVariationLoss,
 )
 from hf_kd.objective import DistillationObjective
+from hf_kd.temperatures import Progress
 from hf_kd.testing import check_refuses
 
 S, T, Y = torch.tensor(ref.STUDENT), torch.tensor(ref.TEACHER), torch.tensor(ref.LABELS)
@@ -71,6 +75,7 @@ VALUES = {  # key: (loss, value, gradient norm or None)
     "smooth l1 logits": (LogitHuberLoss(), 0.5883887750, 0.1727103862),
     "ofa 1": (OFALoss(1.0), 1.0163646051, 0.2104885731),
     "ofa 1.5": (OFALoss(1.5), 1.0770717124, 0.3367023679),
+    "taid t=.4": (TAIDLoss(), 0.0811279054, 0.1010028527),
     "tf-kd reg": (TeacherFreeLoss(), 0.0707339821, 0.0381759305),
 }
 
@@ -308,6 +313,136 @@ def test_teacher_free_loss_beside_another_needs_that_ones_teacher():
         objective(S, None, Y)
 
 
+# --- methods that move through the run ------------------------------------------------------------------------------
+
+
+def test_annealing_in_stage_3_is_the_published_value():
+    """Value and gradient of stage 3 of 10, reached by the run's share and by epochs."""
+    moments = [
+        (AnnealingKDLoss(first_phase=0.5), Progress(fraction=0.125)),
+        (AnnealingKDLoss(first_phase_epochs=200), Progress(epoch=40.0, fraction=0.9)),
+    ]
+    for loss, progress in moments:
+        student = S.clone().requires_grad_()
+        value = loss(student, T, progress=progress).loss.mean()
+        assert value.item() == pytest.approx(0.1769266145, abs=1e-10)
+        assert torch.autograd.grad(value, student)[0].norm().item() == pytest.approx(0.1881098692, abs=1e-10)
+
+
+def test_annealing_equals_the_reference_in_every_stage(generator):
+    student, teacher = 2 * torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    loss = AnnealingKDLoss(4, first_phase=0.8)
+    for stage, fraction in ((1, 0.0), (2, 0.3), (3, 0.59), (4, 0.799)):
+        rows = loss(student, teacher, progress=Progress(fraction=fraction)).loss
+        expected = ref.logit_mse(student.numpy(), teacher.numpy() * stage / 4)
+        np.testing.assert_allclose(rows.numpy(), expected, atol=1e-12)
+
+
+def test_annealing_stages_change_with_the_authors_epochs():
+    """200 epochs in 10 stages: one step up every 20, the full teacher for the last 20, then no teacher."""
+    loss = AnnealingKDLoss(first_phase_epochs=200)
+    stages = [loss.stage(Progress(epoch=float(epoch))) for epoch in range(300)]
+    assert stages == [epoch // 20 + 1 for epoch in range(200)] + [0] * 100
+    loss = AnnealingKDLoss(100, first_phase_epochs=100)
+    assert [loss.stage(Progress(epoch=float(epoch))) for epoch in range(101)] == [*range(1, 101), 0]
+
+
+def test_annealing_by_share_ends_where_it_says():
+    loss = AnnealingKDLoss()
+    assert [loss.stage(Progress(fraction=f)) for f in (0.0, 0.0667, 0.6, 0.666, 2 / 3, 1.0)] == [1, 2, 10, 10, 0, 0]
+    whole = AnnealingKDLoss(3, first_phase=1.0)
+    assert [whole.stage(Progress(fraction=f)) for f in (0.0, 0.34, 0.99, 1.0)] == [1, 2, 3, 3]
+
+
+def test_annealing_hands_the_student_over_to_the_labels():
+    """Teacher alone, then labels alone: with both all the way the last stages would fight over the logits' level."""
+    objective = DistillationObjective([(2.0, AnnealingKDLoss())], ce_weight=0.7, kd_weight=1.0)
+    student = S.clone().requires_grad_()
+    first = objective(student, T, Y, progress=Progress(fraction=0.6))
+    assert first.components["ce_loss"] == 0
+    assert first.components["kd_loss"].item() == pytest.approx(2.0 * 1.5778672500, abs=1e-9)
+    second = objective(student, T, Y, progress=Progress(fraction=0.7))
+    assert second.components["kd_loss"] == 0
+    assert second.loss.item() == pytest.approx(0.7 * 0.7156349054, abs=1e-9)
+    gradient = torch.autograd.grad(second.loss, student)[0]
+    assert gradient.norm().item() == pytest.approx(0.7 * 0.2958785457, abs=1e-9)
+
+
+def test_annealing_is_silent_without_a_distillation_weight():
+    """At kd_weight=0 the run is a plain baseline, from its first step."""
+    objective = DistillationObjective([(1.0, AnnealingKDLoss())], ce_weight=1.0, kd_weight=0.0)
+    assert objective(S, None, Y).loss.item() == pytest.approx(0.7156349054, abs=1e-9)
+
+
+def test_sample_weights_keep_the_phases():
+    weighted = SampleWeightedLoss(AnnealingKDLoss(), "teacher_confidence")
+    assert [weighted.ce_factor(Progress(fraction=f)) for f in (0.0, 0.9)] == [0.0, 1.0]
+
+
+def taid_positions(losses, fractions, **options):
+    loss = TAIDLoss(**options).double()
+    positions = []
+    for value, fraction in zip(losses, fractions, strict=True):
+        loss.advance(value, progress=Progress(fraction=fraction))
+        positions.append(loss.t(Progress(fraction=fraction)).item())
+    return positions
+
+
+@pytest.mark.parametrize("options", [{}, {"rate": 0.3, "momentum": 0.5}, {"start": 0.0, "end": 0.7, "rate": 1.0}])
+def test_taid_moves_as_the_reference_does(options):
+    """A falling loss, a rising one, a level one; the linear schedule takes over where the adaptive one lags."""
+    losses = [2.0, 1.0, 0.5, 4.0, 4.0, 0.1, 0.1, 3.0]
+    fractions = [i / len(losses) for i in range(len(losses))]
+    assert taid_positions(losses, fractions, **options) == pytest.approx(ref.taid(losses, fractions, **options))
+
+
+def test_taid_rises_faster_while_the_loss_falls():
+    falling = taid_positions([4.0, 3.0, 2.0, 1.0], [0.0] * 4, rate=0.5, momentum=0.0)
+    rising = taid_positions([1.0, 2.0, 3.0, 4.0], [0.0] * 4, rate=0.5, momentum=0.0)
+    assert falling[0] == rising[0] == 0.4
+    assert all(a > b for a, b in zip(falling[1:], rising[1:], strict=True))
+    assert rising == sorted(rising)
+
+
+def test_taid_without_calls_follows_the_linear_schedule():
+    fractions = (0.0, 0.25, 0.5, 1.0)
+    expected = [0.4, 0.55, 0.7, 1.0]
+    for adaptive in (True, False):
+        loss = TAIDLoss(adaptive=adaptive).double()
+        assert [loss.t(Progress(fraction=f)).item() for f in fractions] == pytest.approx(expected)
+    loss.advance(1.0)
+    loss.advance(0.1)
+    assert loss.t(Progress()).item() == 0.4, "not adaptive"
+
+
+def test_taid_does_not_learn_from_a_loss_that_is_not_finite():
+    """One skipped fp16 step would leave NaN in the state for the rest of the run."""
+    losses = [2.0, math.nan, 1.0, math.inf, 0.5]
+    clean = taid_positions([2.0, 1.0, 0.5], [0.0] * 3, rate=0.5)
+    broken = taid_positions(losses, [0.0] * 5, rate=0.5)
+    assert [broken[0], broken[2], broken[4]] == pytest.approx(clean)
+    assert broken[1] == broken[0]
+    assert broken[3] == broken[2]
+
+
+def test_taid_state_is_saved_and_calls_of_the_loss_leave_it_alone():
+    """Otherwise a resumed run starts with another target, and every micro-batch moves it."""
+    loss = TAIDLoss(rate=0.5).double()
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    loss(S, T)
+    assert all(torch.equal(before[name], value) for name, value in loss.state_dict().items())
+    for value in (2.0, 1.0, torch.tensor(0.5)):
+        loss.advance(value)
+    resumed = TAIDLoss(rate=0.5).double()
+    resumed.load_state_dict(loss.state_dict())
+    for each in (loss, resumed):
+        each.advance(0.25)
+    assert resumed.t(Progress()) == loss.t(Progress()) > 0.4
+    assert loss(S, T).parts["t"] == loss.t(Progress())
+    expected = ref.taid_loss(S.numpy(), T.numpy(), loss.t(Progress()).item())
+    np.testing.assert_allclose(resumed(S, T).loss.numpy(), expected, atol=1e-12)
+
+
 def test_compensation_keeps_the_gradients_scale_of_smooth_divergences():
     """T² is the right factor wherever the divergence is locally a square, so also where the sources leave it out."""
     smooth = {
@@ -345,6 +480,14 @@ def test_bad_arguments_are_refused_by_name():
     check_refuses(lambda value: LogitHuberLoss(value), "delta")
     check_refuses(lambda value: OFALoss(value), "gamma")
     check_refuses(lambda value: TeacherFreeLoss(value), "temperature")
+    check_refuses(lambda value: AnnealingKDLoss(value), "stages", [0, 1.5, -1, float("nan"), True, "10"])
+    check_refuses(lambda value: AnnealingKDLoss(first_phase=value), "first_phase", [0, 1.1, -1, float("nan"), True])
+    check_refuses(lambda value: AnnealingKDLoss(first_phase_epochs=value), "first_phase_epochs")
+    for name in ("start", "rate", "momentum"):
+        check_refuses(lambda value, name=name: TAIDLoss(**{name: value}), name, fractions)
+    check_refuses(lambda value: TAIDLoss(end=value), "end", [*fractions, 0, 0.3])
+    check_refuses(lambda value: TAIDLoss(value), "start", [1, 1.0])
+    check_refuses(lambda value: TAIDLoss(adaptive=value), "adaptive", ["false", 1])
     check_refuses(lambda value: TeacherFreeLoss(confidence=value), "confidence", [-0.1, 1.1, float("nan"), True])
     check_refuses(lambda value: TeacherFreeLoss(element_mean=value), "element_mean", ["false", 1])
 

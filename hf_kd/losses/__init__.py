@@ -1,5 +1,6 @@
 """Distillation losses: one per file, tensors in, unreduced values out."""
 
+from .annealing import AnnealingKDLoss
 from .base import DistillationLoss, LossOutput
 from .cross_entropy import BinaryCrossEntropyLoss, HardLabelLoss, SoftCrossEntropyLoss
 from .divergences import AlphaBetaLoss, HellingerLoss, RenyiLoss, TotalVariationLoss
@@ -9,6 +10,7 @@ from .kl_family import JeffreysLoss, JensenShannonLoss, ReverseKLLoss, SkewKLLos
 from .logits import LogitHuberLoss, LogitMSELoss
 from .nkd import NKDLoss
 from .ofa import OFALoss
+from .taid import TAIDLoss
 from .teacher_free import TeacherFreeLoss
 from .weights import WEIGHTS, SampleWeight, SampleWeightedLoss, as_loss
 
@@ -32,12 +34,15 @@ LOSSES: dict[str, type[DistillationLoss]] = {
     "logit_mse": LogitMSELoss,
     "ofa": OFALoss,
     "teacher_free": TeacherFreeLoss,
+    "annealing_kd": AnnealingKDLoss,
+    "taid": TAIDLoss,
 }
 
 __all__ = [
     "LOSSES",
     "WEIGHTS",
     "AlphaBetaLoss",
+    "AnnealingKDLoss",
     "BinaryCrossEntropyLoss",
     "DKDLoss",
     "DistillationLoss",
@@ -57,6 +62,7 @@ __all__ = [
     "SampleWeightedLoss",
     "SkewKLLoss",
     "SoftCrossEntropyLoss",
+    "TAIDLoss",
     "TeacherFreeLoss",
     "TotalVariationLoss",
     "as_loss",

@@ -63,6 +63,10 @@ class DistillationLoss(nn.Module):
         """
         raise NotImplementedError(f"`{type(self).__name__}` must define `forward`.")
 
+    def ce_factor(self, progress: Progress) -> float:
+        """What the objective's cross-entropy is multiplied by; methods of several phases switch it off in some."""
+        return 1.0
+
 
 def check_pair(owner: str, student_logits: Tensor, teacher_logits: Tensor) -> None:
     """Refuse logits that broadcasting would accept but that do not belong together.

@@ -178,6 +178,10 @@ class SampleWeightedLoss(DistillationLoss):
         """The wrapped loss's strategy; no attribute, so that its parameters are saved once."""
         return self.loss.temperature
 
+    def ce_factor(self, progress: Progress) -> float:
+        """The wrapped loss's."""
+        return self.loss.ce_factor(progress)
+
     def forward(
         self,
         student_logits: Tensor,
