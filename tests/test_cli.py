@@ -69,9 +69,9 @@ def test_methods_shows_every_setting_with_its_source(run, name):
 
 def test_an_unknown_method_is_a_usage_error(run):
     """Its nearest name is what the user meant."""
-    result = run("methods", "dktd")
+    result = run("methods", "ctdk")
     assert result.exit_code == 2
-    assert "Did you mean 'dtkd'?" in result.stderr
+    assert "Did you mean 'ctkd'?" in result.stderr
 
 
 def test_configuration_errors_print_every_problem_and_end_in_2(run):

@@ -11,6 +11,7 @@ import reference as seed
 import reference_companion as ref
 import torch
 
+from hf_kd import Progress, build_objective
 from hf_kd.losses import DKDLoss, KDLoss, NKDLoss, SampleWeightedLoss, SoftCrossEntropyLoss, as_loss
 from hf_kd.losses.weights import WSLDWeight
 from hf_kd.temperatures import CTKDTemperature, CWSMTemperature, FLSWTemperature, NormTemperature
@@ -208,6 +209,17 @@ def test_f3_ctkd_on_dkd_value_and_gradient():
     assert -strategy.raw.grad.item() == pytest.approx(slope, abs=1e-10)
 
 
+def test_f3_ctkd_on_dkd_as_users_write_it():
+    objective = build_objective(
+        "dkd", temperature={"name": "ctkd", "curriculum": 0.0}, beta=2.0, ce_weight=1.0, warmup=0.0
+    ).double()
+    output = objective(Z, V, L, progress=Progress())
+    assert output.loss.item() == pytest.approx(1.8905272174, abs=PRINTED)
+    output.loss.backward()
+    (raw,) = objective.temperature_parameters()
+    assert raw.grad.item() == pytest.approx(8.525941e-03, abs=1e-9)
+
+
 @pytest.mark.parametrize("others_only", [False, True])
 def test_g_gradients_at_temperature_1(others_only):
     """G1: the gradient of KL is q - p. G2: that of NCKD is the same of the renormalised others, 0 on the target."""
@@ -259,3 +271,13 @@ def test_wsld_weights_as_printed():
     output = SampleWeightedLoss(KDLoss(2.0), "wsld")(S, T, Y)
     torch.testing.assert_close(output.parts["sample_weight"], weights)
     torch.testing.assert_close(output.loss, weights * KDLoss(2.0)(S, T).loss)
+
+
+def test_wsld_as_users_write_it():
+    """The authors' alpha is the weight of the distillation."""
+    objective = build_objective("wsld", benchmark="cifar100", ce_weight=0.0).double()
+    student = S.clone().requires_grad_()
+    loss = objective(student, T, Y).loss
+    loss.backward()
+    assert loss.item() == pytest.approx(40.8266987557, abs=PRINTED)
+    assert student.grad.norm().item() == pytest.approx(0.5298227634, abs=PRINTED)

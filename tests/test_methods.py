@@ -16,6 +16,7 @@ from hf_kd.temperatures import (
     CosineTemperature,
     CTKDTemperature,
     DTKDTemperature,
+    StandardizedTemperature,
     TTMTemperature,
 )
 
@@ -59,6 +60,19 @@ DTKD = {  # the authors' configs: alpha, beta
     (WRN, SHV1): (2, 0.5),
     (RN50, MNV2): (3, 2),
 }
+DKD = {  # the authors' configs: beta
+    (RN56, "resnet20"): 2,
+    (RN110, "resnet32"): 2,
+    (VGG13, "vgg8"): 6,
+    (VGG13, MNV2): 6,
+    (WRN, "wrn_16_2"): 6,
+    (WRN, "wrn_40_1"): 6,
+    (RN32X4, "resnet8x4"): 8,
+    (RN32X4, SHV1): 8,
+    (RN32X4, SHV2): 8,
+    (RN50, MNV2): 8,
+    (WRN, SHV1): 8,
+}
 
 
 def strategy_of(objective):
@@ -98,12 +112,75 @@ def test_dtkd_pairs_on_cifar100(pair):
     assert dynamic.temperature == companion.temperature == 4.0
 
 
+@pytest.mark.parametrize("pair", DKD, ids="-".join)
+def test_dkd_pairs_on_cifar100(pair):
+    objective = build_objective("dkd", benchmark="cifar100", pair="-".join(pair))
+    (loss,) = objective.losses
+    assert (loss.alpha, loss.beta, loss.temperature.temperature) == (1.0, DKD[pair], 4.0)
+    assert (objective.ce_weight, objective.kd_weight, objective.warmup_epochs) == (1.0, 1.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "benchmark", "facts"),
+    [
+        ("dkd", "cifar100", {"alpha": 1.0, "beta": 8.0}),
+        ("dkd", "imagenet", {"alpha": 1.0, "beta": 0.5}),
+        ("nkd", "cifar100", {"gamma": 3.5}),
+        ("nkd", "imagenet", {"gamma": 1.5}),
+        ("dkd", None, {"alpha": 1.0, "beta": 8.0}),
+        ("nkd", None, {"gamma": 1.5}),
+    ],
+)
+def test_parameters_of_the_losses(name, benchmark, facts):
+    (loss,) = build_objective(name, benchmark=benchmark).losses
+    assert {key: getattr(loss, key) for key in facts} == facts
+
+
+def test_dkd_warmup_is_the_papers_or_its_share():
+    assert (build_objective("dkd").warmup, build_objective("dkd").warmup_epochs) == (20 / 240, None)
+    assert build_objective("dkd", benchmark="imagenet").warmup_epochs == 1.0
+
+
+def test_wsld_weights_soft_cross_entropy():
+    (loss,) = build_objective("wsld").losses
+    assert (loss.loss.name, loss.sample_weight.name) == ("soft_cross_entropy", "wsld")
+
+
+def test_nkd_gamma_and_temperature_are_no_rivals():
+    """TTM's gamma is one over the temperature; here it is a weight, and setting one must not lose the other."""
+    (loss,) = build_objective("nkd", benchmark="cifar100", gamma=2.0).losses
+    assert (loss.gamma, loss.temperature.temperature) == (2.0, 3.0)
+    (loss,) = build_objective("nkd", benchmark="cifar100", temperature=2.0).losses
+    assert (loss.gamma, loss.temperature.temperature) == (3.5, 2.0)
+
+
+@pytest.mark.parametrize("temperature", ["ctkd", {"name": "ctkd"}, {"temperature": "ctkd"}, CTKDTemperature()])
+def test_lskd_takes_a_strategy_for_its_base_temperature(temperature):
+    """CTKD on standardised logits, not CTKD instead of them."""
+    strategy = strategy_of(build_objective("lskd", temperature=temperature, ddof=0))
+    assert (strategy.name, strategy.inner.name, strategy.ddof) == ("standardized", "ctkd", 0)
+
+
+@pytest.mark.parametrize("temperature", ["standardized", StandardizedTemperature(2.0)])
+def test_lskd_given_itself_is_not_nested(temperature):
+    strategy = strategy_of(build_objective("lskd", temperature=temperature))
+    assert (strategy.name, strategy.inner.name) == ("standardized", "constant")
+
+
+@pytest.mark.parametrize("name", ["dkd", "nkd", "wsld"])
+@pytest.mark.parametrize("temperature", ["ctkd", {"name": "dtkd"}, {"name": "standardized", "temperature": 2.0}])
+def test_losses_of_their_own_host_any_strategy(name, temperature):
+    expected = temperature if isinstance(temperature, str) else temperature["name"]
+    assert strategy_of(build_objective(name, temperature=temperature)).name == expected
+
+
 def test_no_pair_beside_the_published_ones():
     """A pair more would be an invented setting; a pair less, a lost one."""
     assert set(METHODS["ttm"].pairs["cifar100"]) == set(METHODS["wttm"].pairs["cifar100"]) == names(TRANSFORMED)
     assert set(METHODS["wttm"].pairs["imagenet"]) == names(WTTM_IMAGENET)
     assert set(METHODS["dtkd"].pairs["cifar100"]) == names(DTKD)
-    assert {name for name, method in METHODS.items() if method.pairs} == {"dtkd", "ttm", "wttm"}
+    assert set(METHODS["dkd"].pairs["cifar100"]) == names(DKD)
+    assert {name for name, method in METHODS.items() if method.pairs} == {"dkd", "dtkd", "ttm", "wttm"}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +200,20 @@ def test_no_pair_beside_the_published_ones():
         ("dtkd", None, 1.0, 1.0, {"temperature": 4.0}),
         ("ttm", None, 1.0, 36.0, {"temperature": 4.0}),
         ("wttm", None, 1.0, 3.0, {"temperature": 5.0}),
+        ("dkd", "cifar100", 1.0, 1.0, {"temperature": 4.0}),
+        ("dkd", "imagenet", 1.0, 1.0, {"temperature": 1.0}),
+        ("nkd", "cifar100", 1.0, 1.0, {"temperature": 3.0}),
+        ("nkd", "imagenet", 1.0, 1.0, {"temperature": 1.0}),
+        ("wsld", "cifar100", 1.0, 2.25, {"temperature": 4.0}),
+        ("wsld", "imagenet", 1.0, 2.5, {"temperature": 2.0}),
+        ("lskd", "cifar100", 0.1, 9.0, {"inner.temperature": 2.0, "ddof": 1, "epsilon": 1e-7, "detach": False}),
+        ("normkd", "cifar100", 0.1, 0.9, {"temperature": 2.0, "ddof": 1, "detach": False}),
+        ("normkd", "imagenet", 0.5, 0.5, {"temperature": 1.0}),
+        ("dkd", None, 1.0, 1.0, {"temperature": 4.0}),
+        ("nkd", None, 1.0, 1.0, {"temperature": 1.0}),
+        ("wsld", None, 1.0, 2.5, {"temperature": 2.0}),
+        ("lskd", None, 0.1, 9.0, {"inner.temperature": 2.0}),
+        ("normkd", None, 0.1, 0.9, {"temperature": 2.0}),
     ],
 )
 def test_defaults(name, benchmark, ce_weight, kd_weight, facts):
@@ -362,7 +453,13 @@ def test_objective_of_kd_is_what_users_would_compose(generator):
         "losses.base",
         "losses.kd",
         "objective",
-        "methods",
+        "temperatures.standardized",
+        "temperatures.sample_wise",
+        "temperatures.wrapped",
+        "losses.dkd",
+        "losses.nkd",
+        "losses.weights",
+        "methods.build",
         "testing",
     ],
 )
@@ -370,5 +467,12 @@ def test_doctests(module):
     """An example that no longer runs is worse than none."""
     result = doctest.testmod(importlib.import_module(f"hf_kd.{module}"), optionflags=doctest.ELLIPSIS)
     assert result.failed == 0
-    if module in ("temperatures.scheduled", "objective", "methods", "testing"):
+    if module in (
+        "temperatures.scheduled",
+        "temperatures.wrapped",
+        "losses.weights",
+        "objective",
+        "methods.build",
+        "testing",
+    ):
         assert result.attempted > 0

@@ -1,5 +1,6 @@
 """Sample weights: how much each row's distillation counts, for any row-wise loss."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -195,7 +196,9 @@ class SampleWeightedLoss(DistillationLoss):
         with torch.no_grad():
             weight = self.sample_weight(student_logits, teacher_logits, labels)
         parts = {**output.parts, "sample_weight": weight}
-        return output._replace(loss=weight * output.loss, parts=parts)
+        unusable = weight.isnan()  # a label that is no class: NaN here, but no NaN gradient if the row does not count
+        loss = (weight.masked_fill(unusable, 0.0) * output.loss).masked_fill(unusable, math.nan)
+        return output._replace(loss=loss, parts=parts)
 
 
 def as_loss(value: str | Mapping[str, Any] | DistillationLoss, path: str = "loss", **context: Any) -> DistillationLoss:

@@ -12,7 +12,7 @@ from .sample_wise import CWSMTemperature, FLSWTemperature
 from .scheduled import CosineTemperature, ExponentialTemperature, LinearTemperature
 from .standardized import NormTemperature, StandardizedTemperature
 from .ttm import TTMTemperature, WTTMTemperature
-from .wrapped import ClampedTemperature, ScaledTemperature, WarmupTemperature
+from .wrapped import ClampedTemperature, ScaledTemperature, WarmupTemperature, WrappedTemperature
 
 TEMPERATURES: dict[str, type[TemperatureStrategy]] = {
     "constant": ConstantTemperature,
@@ -77,5 +77,6 @@ __all__ = [
     "Temperatures",
     "WTTMTemperature",
     "WarmupTemperature",
+    "WrappedTemperature",
     "as_strategy",
 ]
