@@ -95,6 +95,13 @@ class WrongShape(Broken):
         return t._replace(student=t.student.expand(len(student)))
 
 
+class ClaimsProduct(Broken):
+    compensates_product = True
+
+    def spoil(self, t, student, teacher):
+        return t._replace(teacher=2 * t.teacher)
+
+
 class HalfPrecision(Broken):
     def spoil(self, t, student, teacher):
         return t._replace(student=student.new_ones(()))
@@ -166,6 +173,7 @@ class LiveParts(Broken):
     [
         (Negative, "positive temperatures"),
         (WrongShape, "broadcastable"),
+        (ClaimsProduct, "compensates_product"),
         (HalfPrecision, "in float32"),
         (UndeclaredPerSample, "per_sample"),
         (BatchDependent, "row_wise"),

@@ -45,7 +45,11 @@ def check_temperature_traits(factory: Callable[[], TemperatureStrategy], *, num_
     trained = any(p.requires_grad for p in strategy.parameters())
     require(trained == strategy.learnable, strategy, "be `learnable` exactly if it has trainable parameters")
     for student, teacher in logit_cases(num_labels, torch.float32).values():
-        values = rows_of(strategy(student, teacher), BATCH, strategy)[:, :2]
+        rows = rows_of(strategy(student, teacher), BATCH, strategy)
+        values = rows[:, :2]
+        if strategy.compensates_product:
+            promise = "compensate by student times teacher temperature, or not set `compensates_product`"
+            close(rows[:, 2], values.prod(-1), strategy, promise, 1e-5)
         if not strategy.per_sample:
             require((values == values[:1]).all(), strategy, "be `per_sample` if rows differ in temperature")
         if strategy.bounds is not None:
