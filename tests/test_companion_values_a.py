@@ -95,6 +95,25 @@ def test_value_and_gradient_are_the_published_methods(key):
         assert actual[1] == pytest.approx(norm, abs=1e-10)
 
 
+BASELINE = DistillationObjective(ce_weight=1.0, kd_weight=0.0)
+MIXED = DistillationObjective([(1.0, KDLoss(4.0))], ce_weight=0.1, kd_weight=0.9)
+TOTALS = {  # key: (objective, label smoothing, value, gradient norm or None)
+    "ce": (BASELINE, 0.0, 0.7156349054, 0.2958785457),
+    "ce, smoothed": (BASELINE, 0.1, 0.8416249054, 0.2541296869),
+    "0.1 ce + 0.9 kd": (MIXED, 0.0, 0.7518391547, None),
+}
+
+
+@pytest.mark.parametrize("key", TOTALS)
+def test_totals_are_the_published_ones(key):
+    objective, smoothing, value, norm = TOTALS[key]
+    student = S.clone().requires_grad_()
+    actual = objective(student, T, Y, label_smoothing=smoothing).loss
+    assert actual.item() == pytest.approx(value, abs=1e-10)
+    if norm is not None:
+        assert torch.autograd.grad(actual, student)[0].norm().item() == pytest.approx(norm, abs=1e-10)
+
+
 # --- against the references, on random rows -------------------------------------------------------------------------
 
 REFERENCES = {
@@ -266,6 +285,16 @@ def test_a_teacher_with_nan_is_not_taken_at_its_word():
     teacher[1, 2] = math.nan
     rows = HardLabelLoss()(S, teacher).loss
     assert rows.isnan().tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("key", VALUES)
+def test_two_classes_are_enough_to_learn_from(key):
+    """Half of the logit methods lose their gradient on binary tasks; these do not, so they need not warn about it."""
+    loss = VALUES[key][0]
+    assert not loss.needs_two_plus_classes
+    student = S[:, :2].clone().requires_grad_()
+    value = loss.double()(student, T[:, :2], Y % 2).loss.mean()
+    assert torch.autograd.grad(value, student)[0].norm() > 5e-3
 
 
 LABEL_LOSSES = {"ofa": OFALoss(), "teacher_free": TeacherFreeLoss()}

@@ -20,7 +20,8 @@ from tiny import (
 )
 from transformers import Trainer, TrainerCallback
 
-from hf_kd import DistillationTrainer, build_objective
+from hf_kd import DistillationObjective, DistillationTrainer, build_objective
+from hf_kd.losses import AnnealingKDLoss, TeacherFreeLoss
 
 RAGGED = 14  # evaluated in batches of 4, 4, 4 and 2
 
@@ -321,3 +322,27 @@ def test_loss_of_a_batch_outside_training_is_its_own_mean(labels, tmp_path):
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert outputs["logits"].shape == (6, CLASSES)
     assert trainer.compute_loss(student.eval(), batch_of(rows)).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_objective_that_needs_no_teacher_trains_without_one(tmp_path):
+    """Tf-KD distils from the labels alone: a demand for a teacher would shut it out."""
+    objective = DistillationObjective([(50.0, TeacherFreeLoss())], ce_weight=0.5, kd_weight=1.0)
+    student = classifier("bert", 0)
+    before = weights(student)
+    trainer = train(tmp_path, student, None, table(examples("bert", 8, "mixed")), trainer={"objective": objective})
+    records = [record for record in trainer.state.log_history if "loss" in record]
+    assert len(records) == 2
+    for record in records:
+        assert record["kd_loss"] > 0
+        assert record["loss"] == pytest.approx(record["ce_loss"] + record["kd_loss"], abs=2e-4)
+    assert any(not torch.equal(before[name], value) for name, value in weights(student).items())
+
+
+def test_phases_of_a_method_follow_the_run(tmp_path):
+    """Annealing-KD's two phases come from the trainer's progress: the teacher alone, then the labels alone."""
+    objective = DistillationObjective([(1.0, AnnealingKDLoss(2, first_phase=0.5))], ce_weight=1.0, kd_weight=1.0)
+    rows = table(examples("bert", 16))
+    trainer = train(tmp_path, classifier("bert", 0), classifier("bert", 1), rows, trainer={"objective": objective})
+    records = [record for record in trainer.state.log_history if "loss" in record]
+    assert [record["ce_loss"] > 0 for record in records] == [False, False, True, True]
+    assert [record["kd_loss"] > 0 for record in records] == [True, True, False, False]
