@@ -65,6 +65,16 @@ def test_splitting_at_the_label_keeps_order_and_mass(generator):
     torch.testing.assert_close(merge_others(logits, labels).logsumexp(-1), logits.logsumexp(-1))
 
 
+@pytest.mark.parametrize("loss", [DKDLoss, NKDLoss])
+def test_weight_of_the_strategy_multiplies_the_whole_row(loss, generator):
+    """WTTM is TTM with a weight; a term that lost it would be balanced differently on every row."""
+    student, teacher = pair(generator)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    plain = loss(temperature={"name": "ttm", "gamma": 0.25})(student, teacher, labels)
+    weighted = loss(temperature={"name": "wttm", "gamma": 0.25})(student, teacher, labels)
+    torch.testing.assert_close(weighted.loss, weighted.temperatures.weight * plain.loss)
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
