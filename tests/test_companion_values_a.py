@@ -324,6 +324,15 @@ def test_enhancement_shifts_weight_from_the_other_classes_to_the_target():
     assert gradients == sorted(gradients)
 
 
+def test_enhancement_differentiates_where_a_teacher_probability_underflows():
+    """The slope of a root is infinite at 0: powers of probabilities would give a learned temperature NaN."""
+    loss = OFALoss(0.5, temperature="ctkd")
+    loss(S.float(), 1000 * T.float(), Y, progress=Progress(fraction=1.0)).loss.sum().backward()
+    gradients = [parameter.grad for parameter in loss.parameters()]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_teacher_free_objective_runs_without_a_teacher():
     """Otherwise the one method that needs no teacher could not be trained without one."""
     objective = DistillationObjective([(2.0, TeacherFreeLoss())], ce_weight=0.5, kd_weight=1.0)
@@ -442,6 +451,13 @@ def test_taid_without_calls_follows_the_linear_schedule():
     loss.advance(1.0)
     loss.advance(0.1)
     assert loss.t(Progress()).item() == 0.4, "not adaptive"
+
+
+def test_taid_from_the_student_itself_is_no_divergence_at_first():
+    """At t = 0 it is 0 for any student, so 0 does not mean that both agree."""
+    assert not TAIDLoss(0.0)(S, T).loss.any()
+    assert not TAIDLoss(0.0).is_divergence
+    assert TAIDLoss().is_divergence
 
 
 def test_taid_does_not_learn_from_a_loss_that_is_not_finite():
