@@ -78,7 +78,7 @@ def test_one_step_is_the_same_on_two_processes(both):
     assert two["is_equal_everywhere"]
 
 
-@named("trajectory-", "windows", "stream")
+@named("trajectory-", "windows", "stream", "split-batches", "dispatch-batches")
 def test_training_and_its_records_are_the_same_on_two_processes(both):
     """Rows that only fill up the last batch must weigh nothing: in the step, the components, the temperatures' mean
     and extremes, the teacher's accuracy and the mean loss."""

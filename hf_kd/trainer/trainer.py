@@ -16,6 +16,7 @@ from ..inputs import (
     ROW_WEIGHT,
     TEACHER_LOGITS,
     DistillationCollator,
+    collator_for,
     dataset_columns,
     logits_of,
     model_columns,
@@ -64,7 +65,8 @@ class DistillationTrainer(Trainer):
         teacher_model: A classifier, its Hub id or path, or a callable from the batch's columns to logits. May be None
             at `kd_weight=0` or with a `teacher_logits` column. It is frozen, put in eval mode and never saved.
         objective: What to minimise; None builds `args.method`.
-        teacher_processing_class: The teacher's tokenizer, to pad `teacher_` columns with.
+        teacher_processing_class: The teacher's tokenizer or image processor: `teacher_` columns are collated for it,
+            padded by a tokenizer, stacked otherwise.
 
     Raises:
         TypeError: `args` or the teacher is of the wrong kind.
@@ -114,7 +116,8 @@ class DistillationTrainer(Trainer):
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
         self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model)
-        self.data_collator = self._distillation_collator(teacher_processing_class)
+        teacher_collator = collator_for(teacher_processing_class)
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, self.label_name)
         self._given_objective = objective
         self._initial_objective_state = None
         self._built_from: tuple | None = None
@@ -122,31 +125,26 @@ class DistillationTrainer(Trainer):
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         checks.check_labels(train_dataset, self.label_name, checks.num_labels(self.model), "train_dataset")
         checks.check_labels(eval_dataset, self.label_name, checks.num_labels(self.model), "eval_dataset")
-        self._objective_state: ObjectiveState | None = None
-        self._telemetry: Telemetry | None = None
-        self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
-        self._first_loss_step = 0
         self._updates_per_epoch: int | None = None
-        self._warned: set[str] = set()
-        self._teacher_seen = [0.0, 0.0]
-        self._last_flush_step = 0
-        self._last_saved: str | None = None
+        self._forget_run()
         self._evaluation_rows: EvaluationRows | None = None
         self.add_callback(_ObjectiveSteps(self))
-
-    def _distillation_collator(self, teacher_processing_class: Any) -> DistillationCollator:
-        teacher_collator = None
-        if teacher_processing_class is not None and hasattr(teacher_processing_class, "pad"):
-            from transformers import DataCollatorWithPadding
-
-            teacher_collator = DataCollatorWithPadding(teacher_processing_class)
-        return DistillationCollator(self.data_collator, teacher_collator, self.label_name)
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
         checks.check_student(self.model)
         self._student_columns = model_columns(self.accelerator.unwrap_model(self.model))
         self._signature_columns = None
+
+    def _forget_run(self) -> None:
+        """What belongs to one `train()` alone."""
+        self._objective_state: ObjectiveState | None = None
+        self._telemetry: Telemetry | None = None
+        self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
+        self._first_loss_step = self._last_flush_step = 0
+        self._last_saved: str | None = None
+        self._warned: set[str] = set()
+        self._teacher_seen = [0.0, 0.0]
 
     def _build_objective(self) -> DistillationObjective:
         """The objective that the arguments name; with its own random stream, so that it changes no other draw."""
@@ -270,6 +268,7 @@ class DistillationTrainer(Trainer):
     def _begin_run(self) -> None:
         """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
         args = self.args
+        self._forget_run()
         forget_evaluation(self.model, self.model_wrapped, self.accelerator)
         self._bind_student()
         settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
@@ -289,10 +288,6 @@ class DistillationTrainer(Trainer):
             weight_decay=args.temperature_weight_decay,
         )
         self._telemetry = Telemetry(args.device)
-        self._resumed = ({}, {})
-        self._first_loss_step = 0
-        self._last_saved = None
-        self._warned, self._teacher_seen = set(), [0.0, 0.0]
 
     def set_initial_training_values(self, args, dataloader):
         """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
