@@ -10,13 +10,13 @@ from typing import Any
 import datasets
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from hf_kd.data.digits import digits_source
-from hf_kd.data.docstrings import docstrings_source
-from hf_kd.data.generic import TableOptions, table_name, table_source
-from hf_kd.data.processing import processed_images, tokenized_texts
-from hf_kd.data.rows import Rows, hide_labels, sampled_rows
-from hf_kd.data.task import ImageCollator, Source, Task, TextCollator
-from hf_kd.metrics import classification_metrics
+from ..metrics import classification_metrics
+from .digits import digits_source
+from .docstrings import docstrings_source
+from .generic import TableOptions, table_name, table_source
+from .processing import processed_images, tokenized_texts
+from .rows import Rows, hide_labels, sampled_rows
+from .task import ImageCollator, Source, Task, TextCollator
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "embedded/digits": digits_source,
@@ -147,19 +147,19 @@ def _source(name_or_path: Any, options: TableOptions, seed: int) -> Source:
 
 def _checked_processor(name: str, source: Source, processor: Any) -> Any:
     kind, wanted, auto = (
-        ("tokenizer", PreTrainedTokenizerBase, "AutoTokenizer")
+        ("a tokenizer", PreTrainedTokenizerBase, "AutoTokenizer")
         if source.modality == "text"
-        else ("image processor", BaseImageProcessor, "AutoImageProcessor")
+        else ("an image processor", BaseImageProcessor, "AutoImageProcessor")
     )
     processor = source.processor if processor is None else processor
     if processor is None:
         raise ValueError(
             f"`load_task({name!r}, processor=...)` is None: {source.modality} rows become model inputs only through "
-            f"the student's own {kind}. Pass {auto}.from_pretrained(<the student>)."
+            f"{kind}, the student's own. Pass {auto}.from_pretrained(<the student>)."
         )
     if not isinstance(processor, wanted):
         raise TypeError(
-            f"`load_task({name!r}, processor=...)` must be a {kind} because the rows are {source.modality}s, got "
+            f"`load_task({name!r}, processor=...)` must be {kind} because the rows are {source.modality}s, got "
             f"{type(processor).__name__}: it cannot read them. Pass {auto}.from_pretrained(<the student>)."
         )
     return processor
