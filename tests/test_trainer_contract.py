@@ -244,9 +244,9 @@ def test_smaller_batches_after_running_out_of_memory_start_afresh(tmp_path):
             raise RuntimeError("CUDA out of memory.")
 
     runs = []
-    for given in ({"per_device_train_batch_size": 8, "auto_find_batch_size": True}, {"per_device_train_batch_size": 7}):
+    for size, auto_find in ((8, True), (7, False)):
         student = classifier("bert", 0)
-        if "auto_find_batch_size" in given:
+        if auto_find:
             student.register_forward_pre_hook(runs_out, with_kwargs=True)
         runs.append(
             train(
@@ -257,7 +257,8 @@ def test_smaller_batches_after_running_out_of_memory_start_afresh(tmp_path):
                 method="ctkd",
                 method_kwargs={"curriculum": 0.0},
                 gradient_accumulation_steps=2,
-                **given,
+                per_device_train_batch_size=size,
+                auto_find_batch_size=auto_find,
             )
         )
     assert sizes == [8, 8, 7, 7, 7, 7]
