@@ -335,11 +335,20 @@ def build_objective(
         >>> build_objective("wttm", num_labels=100, benchmark="cifar100", pair="vgg13-vgg8").kd_weight
         2.25
     """
+    return _compose(name, get_method(name), resolved_settings(name, benchmark, pair, **overrides), num_labels)
+
+
+def resolved_settings(
+    name: str, benchmark: str | None = None, pair: str | None = None, **overrides: Any
+) -> dict[str, Any]:
+    """What `build_objective` would use: the table's values with `overrides` checked, brought to one form and merged.
+
+    Raises:
+        ConfigError: As `build_objective`, as far as names go.
+    """
     method = get_method(name)
-    arguments = accepted_arguments(TEMPERATURES[method.strategy])
-    overrides = _flatten(name, method, arguments, overrides)
-    values = _merge(method_settings(name, benchmark, pair), overrides)
-    return _compose(name, method, values, num_labels)
+    flat = _flatten(name, method, accepted_arguments(TEMPERATURES[method.strategy]), overrides)
+    return _merge(method_settings(name, benchmark, pair), flat)
 
 
 def _flatten(name: str, method: Method, arguments: Mapping[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..metrics import classification_metrics
@@ -15,7 +16,7 @@ from .digits import digits_source
 from .docstrings import docstrings_source
 from .generic import TableOptions, table_name, table_source
 from .processing import processed_images, tokenized_texts
-from .rows import Rows, hide_labels, sampled_rows
+from .rows import IGNORE_INDEX, Rows, hide_labels, sampled_rows
 from .task import ImageCollator, Source, Task, TextCollator
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
@@ -38,6 +39,7 @@ def load_task(
     max_samples: int | Mapping[str, int] | None = None,
     max_length: int | None = None,
     labelled: int | None = None,
+    drop_unlabelled: bool = False,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Task:
@@ -62,6 +64,7 @@ def load_task(
         max_samples: Keep at most so many rows of each split, stratified by class and seeded; or a mapping per split.
         max_length: Cut texts after so many tokens. None: the tokenizer's ``model_max_length``; 64 for the docstrings.
         labelled: Keep the labels of so many training rows, stratified by class and seeded, and set the others to -100.
+        drop_unlabelled: Leave training rows without a label out: what a student without a teacher learns from.
         seed: Seed of every choice above.
         cache_dir: Where the metrics, and `datasets` when it reads files or the Hub, may write. None: the metrics write
             nothing and `datasets` uses its own cache. The embedded sets themselves never touch the disk.
@@ -96,6 +99,8 @@ def load_task(
     chosen = _limited(source.splits, max_samples, seed)
     if labelled is not None:
         chosen["train"] = chosen["train"].with_labels(hide_labels(chosen["train"].labels, labelled, seed))
+    if drop_unlabelled:
+        chosen["train"] = chosen["train"].take(np.flatnonzero(chosen["train"].labels != IGNORE_INDEX))
     splits_made = {split: rows.dataset() for split, rows in chosen.items()}
     if source.modality == "text":
         splits_made = tokenized_texts(splits_made, source.columns, processor, max_length or source.max_length)

@@ -14,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from .. import __version__
 from ..data import Task
-from ..methods import METHODS, _flatten, _merge, method_settings
+from ..methods import METHODS, resolved_settings
 from ..registry import accepted_arguments
 from ..temperatures import TEMPERATURES
 from ..trainer import DistillationTrainer
@@ -192,14 +192,12 @@ def dump_resolved(config: ExperimentConfig) -> str:
 
 def resolved_method(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `method` section with the table's values filled in, benchmark and pair settings included."""
-    overrides = {key: value for key, value in section.items() if key not in ("name", "benchmark", "pair")}
-    name, method = section["name"], METHODS[section["name"]]
-    arguments = accepted_arguments(TEMPERATURES[method.strategy])
-    flat = _flatten(name, method, arguments, overrides)
-    values = _merge(method_settings(name, section.get("benchmark"), section.get("pair")), flat)
+    given = {key: value for key, value in section.items() if key != "name"}
+    name, arguments = section["name"], accepted_arguments(TEMPERATURES[METHODS[section["name"]].strategy])
+    values = resolved_settings(name, **given)
     if isinstance(values.get("temperature"), (Mapping, str)):  # a plugged strategy has arguments of its own
         values = {key: value for key, value in values.items() if key == "temperature" or key not in arguments}
-    return {"name": name, **{key: value for key, value in values.items() if value is not None or key in flat}}
+    return {"name": name, **{key: value for key, value in values.items() if value is not None or key in given}}
 
 
 def _training_defaults() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
@@ -29,9 +29,10 @@ from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
 from .evaluation import EvaluationRows, mean_cross_entropy, row_values
-from .objective_state import ObjectiveState, describe, read_checkpoint, write_checkpoint
+from .objective_state import ObjectiveState, ObjectiveSteps, describe, read_checkpoint, write_checkpoint
 from .scaling import count_rows, forget_evaluation, with_repeats_marked
 from .schedule import multi_step_schedule
+from .student_weights import is_plain_checkpoint, restore_weights
 from .telemetry import Telemetry, warn_if_saturated, warn_if_teacher_guesses
 
 logger = logging.get_logger(__name__)
@@ -128,7 +129,7 @@ class DistillationTrainer(Trainer):
         self._updates_per_epoch: int | None = None
         self._forget_run()
         self._evaluation_rows: EvaluationRows | None = None
-        self.add_callback(_ObjectiveSteps(self))
+        self.add_callback(ObjectiveSteps(self))
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
@@ -396,6 +397,22 @@ class DistillationTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self._last_saved = str(folder)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in `Trainer`, which reads state dicts straight; ours translates names the way `from_pretrained` does."""
+        if model is None and is_plain_checkpoint(self.model, resume_from_checkpoint):
+            restore_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`, by the same route."""
+        best = self.state.best_model_checkpoint
+        if is_plain_checkpoint(self.model, best) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            logger.info(f"Loading the best model, from {best}.")
+            restore_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in `Trainer`, then the learned temperatures and their momentum."""
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -419,21 +436,3 @@ class DistillationTrainer(Trainer):
         self._total_loss_scalar = tensors["trainer.total_loss"].item()
         self._globalstep_last_logged = self._last_flush_step = manifest["last_log_step"]
         self._first_loss_step = manifest["first_loss_step"]
-
-
-class _ObjectiveSteps(TrainerCallback):
-    """Steps the learned temperatures beside the student's optimizer."""
-
-    def __init__(self, trainer: DistillationTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._restore_window()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer._objective_state.synchronize()
-
-    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        group = self.trainer.optimizer.param_groups[0]
-        initial = group["initial_lr"]
-        self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
