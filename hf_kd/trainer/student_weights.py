@@ -25,7 +25,7 @@ def restore_weights(model: PreTrainedModel, folder: str | Path) -> None:
     Raises:
         ValueError: Weights are missing, additional or of another shape.
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         loaded, info = type(model).from_pretrained(
             folder, config=model.config, dtype=model.dtype, output_loading_info=True
         )

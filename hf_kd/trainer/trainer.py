@@ -270,7 +270,7 @@ class DistillationTrainer(Trainer):
         """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
         args = self.args
         self._forget_run()
-        forget_evaluation(self.model, self.model_wrapped, self.accelerator)
+        self.model_wrapped = forget_evaluation(self.model, self.model_wrapped, self.accelerator)
         self._bind_student()
         settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
         if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
