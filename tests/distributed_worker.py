@@ -4,6 +4,7 @@ Every case takes a folder and returns plain data. Batch sizes are per optimizer 
 that the same case is the same training for any number of them.
 """
 
+import faulthandler
 import itertools
 import os
 import sys
@@ -250,8 +251,11 @@ def cases():
     return {**found, "broken": broken}
 
 
-def main(folder):
-    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch."""
+def main(folder, seconds):
+    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch.
+
+    A process that hangs ends itself after `seconds`, with a traceback of where it hangs."""
+    faulthandler.dump_traceback_later(float(seconds), exit=True)
     for name, case in cases().items():
         try:
             outcome = case(f"{folder}/runs/{name}")
@@ -260,7 +264,8 @@ def main(folder):
         if RANK == 0:
             torch.save(outcome, f"{folder}/{name}.pt")
     torch.distributed.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
