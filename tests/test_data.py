@@ -363,6 +363,12 @@ def test_shares_are_rounded_fairly(count, expected):
     assert (np.diff(chosen) > 0).all()
 
 
+def test_a_rare_class_is_not_rounded_away():
+    """Of 10 rows the shares are 9, .6 and .4: by the remainders alone the rarest class would get none."""
+    labels = np.repeat([0, 1, 2], [90, 6, 4])
+    assert np.bincount(labels[stratified_rows(labels, 10, seed=0)]).tolist() == [8, 1, 1]
+
+
 def test_unlabelled_rows_are_never_chosen():
     labels = np.array([-100, 0, -100, 1, 0, 1])
     assert set(stratified_rows(labels, 4, seed=0).tolist()) == {1, 3, 4, 5}

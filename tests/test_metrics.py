@@ -66,6 +66,16 @@ def test_calibration_error_depends_on_the_bins_as_the_formula_says():
     assert expected_calibration_error(logits, np.array([0, 1, 0, 1]), num_bins=1) == pytest.approx(0.175, abs=1e-12)
 
 
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below():
+    """Two bins, (0, .5] and (.5, 1], as in the formula: |(1 - .5) + (0 - .4)| + |1 - .9| = .2, over 3 rows.
+
+    With [0, .5) and [.5, 1] it would be .4 + .6 instead.
+    """
+    logits = np.log([[0.5, 0.5, 1e-300], [0.4, 0.3, 0.3], [0.9, 0.05, 0.05]])
+    error = expected_calibration_error(logits, np.array([0, 1, 0]), num_bins=2)
+    assert error == pytest.approx(0.2 / 3, abs=1e-12)
+
+
 def test_a_certain_and_right_classifier_has_no_calibration_error():
     """Confidence exactly 1 belongs to the last bin, not to one behind it."""
     logits = np.array([[1000.0, 0.0, 0.0], [0.0, 0.0, 1000.0]])
@@ -161,6 +171,7 @@ def test_with_a_folder_everything_lands_there_and_is_cleaned_up(rows, tmp_path, 
 def test_two_metrics_over_one_folder_do_not_mix(tmp_path):
     """Two evaluations of one run (student and teacher) share a folder; by default they would share the file too."""
     first, second = Accuracy(tmp_path), Accuracy(tmp_path)
+    assert first.experiment_id != second.experiment_id, "each would wait a second for the other's lock"
     first.add(prediction=1, reference=1)
     second.add(prediction=1, reference=0)
     first.add(prediction=1, reference=1)
