@@ -2,7 +2,8 @@
 
 The setting in which distillation is useful to somebody: the teacher's owner had labels for every training row, the
 student's owner has labels for a few and the same rows without. The student alone learns from the few; a distilled one
-also learns what the teacher answers on the others. Every run is a configuration of `configs/embedded` and can be
+also learns what the teacher answers on the others. All take equally many optimizer steps of equally many rows; those
+of the student alone all have a label. Every run is a configuration of `configs/embedded` and can be
 repeated with `hf-kd train`.
 """
 
@@ -29,6 +30,7 @@ from .experiment.run import RESULTS
 from .metrics import agreement, expected_calibration_error
 
 SETS = {"image": "digits", "text": "docstrings"}
+ALONE = "student alone"
 DISTILLED = ("kd", "ctkd", "dtkd", "ttm", "wttm")
 LATENCY_RUNS = 100
 
@@ -133,17 +135,19 @@ def _run_modality(output: Path, modality: str, settings: Sequence[str], on_progr
     configs: dict[str, ExperimentConfig] = {}
     experiments: dict[str, ExperimentResult] = {}
     tasks: dict[str, Task] = {}
-    for run in ("teacher", "student alone", *DISTILLED):
+    for run in ("teacher", *DISTILLED, ALONE):
         on_progress(f"{name}: {run}", 0, 0)
-        config = configs[run] = _run_config(name, run, output / name, settings)
-        rows = config.data.model_dump_json()  # the students' runs share one task
+        same_steps = [f"training.max_steps={experiments['kd'].train_steps}"] if run == ALONE else []
+        config = configs[run] = _run_config(name, run, output / name, [*settings, *same_steps])
+        rows = config.data.model_dump_json()  # the distilled students share one task
         if rows not in tasks:
             tasks[rows] = build_task(config)
         bar = _ReportProgress(f"{name}: {run}", on_progress)
         experiments[run] = run_experiment(config, task=tasks[rows], callbacks=[bar])
-    task = tasks[rows]
+    task = tasks[configs["kd"].data.model_dump_json()]
 
-    models = {run: _load(config.output_dir, modality) for run, config in configs.items()}
+    order = ("teacher", ALONE, *DISTILLED)
+    models = {run: _load(configs[run].output_dir, modality) for run in order}
     logits = {run: _logits(model, task) for run, model in models.items()}
     labels = np.asarray(task.test["labels"])
     table = tuple(
@@ -240,8 +244,8 @@ def config_folder() -> Path:
 def _run_config(name: str, run: str, folder: Path, settings: Sequence[str]) -> ExperimentConfig:
     """The configuration of one run, which its folder's `resolved_config.yaml` then spells out."""
     overrides = [f"output_dir={folder / run.replace(' ', '_')}", *settings]
-    if run == "student alone":
-        overrides += ["teacher=null", "method.kd_weight=0", "method.ce_weight=1"]
+    if run == ALONE:
+        overrides += ["teacher=null", "method.kd_weight=0", "method.ce_weight=1", "data.drop_unlabelled=true"]
     elif run in DISTILLED:
         overrides += [f"method={run}", f"teacher.model={(folder / 'teacher').resolve()}"]
     kind = "teacher" if run == "teacher" else "student"

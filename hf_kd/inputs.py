@@ -13,6 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+    default_data_collator,
+)
 
 from .functional import IGNORE_INDEX
 
@@ -86,6 +92,13 @@ def logits_of(outputs: Any, owner: str) -> Tensor:
         f"`{owner}` returned {type(outputs).__name__} without `logits`: distillation compares class scores. Pass a "
         "model with a classification head (`AutoModelForImageClassification`, `AutoModelForSequenceClassification`)."
     )
+
+
+def collator_for(processing_class: Any) -> Callable | None:
+    """The collator that goes with a tokenizer (pads) or an image processor (stacks); None without one."""
+    if isinstance(processing_class, (PreTrainedTokenizerBase, SequenceFeatureExtractor)):
+        return DataCollatorWithPadding(processing_class)
+    return None if processing_class is None else default_data_collator
 
 
 class DistillationCollator:

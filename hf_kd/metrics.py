@@ -20,6 +20,8 @@ import numpy as np
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
+from .functional import IGNORE_INDEX
+
 __all__ = [
     "Accuracy",
     "ClassificationMetrics",
@@ -33,7 +35,6 @@ __all__ = [
     "reduce_logits",
 ]
 
-IGNORE_INDEX = -100
 NUM_BINS = 15
 
 _INPUTS = """

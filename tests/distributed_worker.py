@@ -4,6 +4,7 @@ Every case takes a folder and returns plain data. Batch sizes are per optimizer 
 that the same case is the same training for any number of them.
 """
 
+import faulthandler
 import itertools
 import os
 import sys
@@ -83,20 +84,13 @@ def one_step(folder, architecture, rows, *, accumulation=2, **overrides):
     return result(trainer, before)
 
 
-def trajectory(folder, method, *, dataset=Rows, **overrides):
-    """Two epochs over 14 rows, 8 to a step."""
+def trajectory(folder, method, *, rows=RAGGED, dataset=Rows, **overrides):
+    """Two epochs, 8 rows to a step."""
     student = classifier("bert", 0)
     before = weights(student)
-    rows = examples("bert", RAGGED, "mixed")
+    given = {"per_device_train_batch_size": 8 // WORLD, "num_train_epochs": 2, "learning_rate": 0.02, **overrides}
     trainer = train(
-        folder,
-        student,
-        classifier("bert", 1),
-        dataset(rows),
-        method=method,
-        per_device_train_batch_size=8 // WORLD,
-        learning_rate=0.02,
-        **{"num_train_epochs": 2, **overrides},
+        folder, student, classifier("bert", 1), dataset(examples("bert", rows, "mixed")), method=method, **given
     )
     return result(trainer, before)
 
@@ -238,6 +232,14 @@ def cases():
         found[f"trajectory-{method}"] = partial(trajectory, method=method)
     found["windows"] = partial(trajectory, method="dtkd", logging_steps=3)
     found["stream"] = partial(trajectory, method="dtkd", dataset=Stream, max_steps=4)
+    for way, size in (("split", 8), ("dispatch", 8 // WORLD)):
+        found[f"{way}-batches"] = partial(
+            trajectory,
+            method="dtkd",
+            rows=13,
+            accelerator_config={f"{way}_batches": True},
+            per_device_train_batch_size=size,
+        )
     for method in ("ctkd", "ctkd_instance"):
         found[f"apart-{method}"] = partial(started_apart, method=method)
     for bf16 in (False, True):
@@ -249,8 +251,11 @@ def cases():
     return {**found, "broken": broken}
 
 
-def main(folder):
-    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch."""
+def main(folder, seconds):
+    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch.
+
+    A process that hangs ends itself after `seconds`, with a traceback of where it hangs."""
+    faulthandler.dump_traceback_later(float(seconds), exit=True)
     for name, case in cases().items():
         try:
             outcome = case(f"{folder}/runs/{name}")
@@ -259,7 +264,8 @@ def main(folder):
         if RANK == 0:
             torch.save(outcome, f"{folder}/{name}.pt")
     torch.distributed.destroy_process_group()
+    faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -4,7 +4,6 @@ All two-process work is one launch, shared by the tests of this file; a hang end
 """
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,27 +29,26 @@ def two_processes(tmp_path_factory):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
-    launch = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
-            *("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1"),
-            *(str(Path(worker.__file__)), str(folder)),
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = launch.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(launch.pid, signal.SIGKILL)
-        output, _ = launch.communicate()
+    log = folder / "log.txt"
+    with log.open("w") as file:
+        launch = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
+                *("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1"),
+                *(str(Path(worker.__file__)), str(folder), str(SECONDS)),
+            ],
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            code = launch.wait(timeout=SECONDS + 30)  # the workers end themselves first and say where they were
+        except subprocess.TimeoutExpired:
+            launch.terminate()  # the launcher then ends its workers
+            code = launch.wait(timeout=60)
+    if code:
         done = sorted(path.stem for path in folder.glob("*.pt"))
-        pytest.fail(f"two processes did not end within {SECONDS} s; done: {done}\n{output[-4000:]}", pytrace=False)
-    if launch.returncode:
-        pytest.fail(f"two processes failed:\n{output[-6000:]}", pytrace=False)
+        pytest.fail(f"two processes failed after {done}:\n{log.read_text()[-6000:]}", pytrace=False)
     return folder
 
 
@@ -78,7 +76,7 @@ def test_one_step_is_the_same_on_two_processes(both):
     assert two["is_equal_everywhere"]
 
 
-@named("trajectory-", "windows", "stream")
+@named("trajectory-", "windows", "stream", "split-batches", "dispatch-batches")
 def test_training_and_its_records_are_the_same_on_two_processes(both):
     """Rows that only fill up the last batch must weigh nothing: in the step, the components, the temperatures' mean
     and extremes, the teacher's accuracy and the mean loss."""

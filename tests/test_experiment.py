@@ -192,6 +192,14 @@ def test_whole_numbers_stand_for_floats(given):
     parse_config(given)
 
 
+def test_switches_take_true_and_false_only(given):
+    """`detach: "no"` is a string, and true."""
+    given["method"] = {"name": "dtkd", "detach": "no", "temperature": {"guard": 0}}
+    assert paths(given) == ["method.detach", "method.temperature.guard"]
+    given["method"] = {"name": "dtkd", "detach": True}
+    parse_config(given)
+
+
 def test_numbers_of_a_loss_are_refused_at_their_path(given):
     """A list of losses hides the culprit unless the path has its index."""
     del given["method"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import LENGTH, VOCABULARY, Rows, build_trainer, classifier, examples, table, train, weights
 from tokenizers import Tokenizer, models
-from transformers import BatchEncoding, PreTrainedTokenizerFast
+from transformers import BatchEncoding, PreTrainedTokenizerFast, ViTImageProcessor
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_kd.inputs import (
@@ -130,6 +130,24 @@ def test_prefixed_columns_go_to_the_teacher_alone_padded_its_own_way(tmp_path):
             assert len(padded)
             assert set(padded.tolist()) == {padding}
     assert student_calls[0][0]["input_ids"].shape[1] != calls[0][0]["input_ids"].shape[1]
+
+
+def test_teacher_sees_its_own_image_size(tmp_path):
+    """Teachers are often larger in this sense too. Image processors have a `pad`, but pixels are stacked."""
+    rows = examples("vit", 4)
+    generator = torch.Generator().manual_seed(0)
+    for row in rows:
+        row["teacher_pixel_values"] = torch.randn(3, 16, 16, generator=generator).tolist()
+    teacher = classifier("vit", 1, image_size=16)
+    calls = recorded(teacher)
+    train(
+        tmp_path,
+        classifier("vit", 0),
+        teacher,
+        table(rows),
+        trainer={"processing_class": ViTImageProcessor(), "teacher_processing_class": ViTImageProcessor()},
+    )
+    assert calls[0][0]["pixel_values"].shape == (4, 3, 16, 16)
 
 
 def test_function_that_takes_anything_gets_every_teacher_column(tmp_path):

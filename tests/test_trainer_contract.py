@@ -235,6 +235,40 @@ def test_model_init_starts_every_run_afresh(given, tmp_path):
     torch.testing.assert_close(ends[0][1], ends[1][1], rtol=0, atol=0)
 
 
+def test_smaller_batches_after_running_out_of_memory_start_afresh(tmp_path):
+    """`auto_find_batch_size` runs the whole loop again: half a gradient and half a logging window must not stay."""
+    sizes = []
+
+    def runs_out(module, args, kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        if sizes == [8, 8]:  # the second micro-batch of the first step
+            raise RuntimeError("CUDA out of memory.")
+
+    runs = []
+    for size, auto_find in ((8, True), (7, False)):
+        student = classifier("bert", 0)
+        if auto_find:
+            student.register_forward_pre_hook(runs_out, with_kwargs=True)
+        runs.append(
+            train(
+                tmp_path,
+                student,
+                classifier("bert", 1),
+                table(examples("bert", 28)),
+                method="ctkd",
+                method_kwargs={"curriculum": 0.0},
+                gradient_accumulation_steps=2,
+                per_device_train_batch_size=size,
+                auto_find_batch_size=auto_find,
+            )
+        )
+    assert sizes == [8, 8, 7, 7, 7, 7]
+    found, asked = runs
+    torch.testing.assert_close(weights(found.model), weights(asked.model), rtol=0, atol=0)
+    torch.testing.assert_close(dict(found.objective.state_dict()), dict(asked.objective.state_dict()), rtol=0, atol=0)
+    assert found.state.log_history[:-1] == asked.state.log_history[:-1]
+
+
 def test_changed_arguments_change_the_objective(tmp_path):
     """A search sets attributes of the arguments: a strategy built once keeps T=4 while the trial says 2."""
     rows = table(examples("bert", 8))

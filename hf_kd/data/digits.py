@@ -11,8 +11,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from transformers import ViTImageProcessor
 
-from hf_kd.data.rows import Rows, fingerprint_of
-from hf_kd.data.task import Source
+from .rows import Rows, fingerprint_of
+from .task import Source
 
 LABEL_NAMES = tuple("0123456789")
 HELD_OUT_PER_CLASS = 25  # rows of each digit in validation, and in test

@@ -20,9 +20,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from hf_kd.data.rows import Rows, fingerprint_of
-from hf_kd.data.task import SPLITS, Source
-from hf_kd.data.wordpiece import train_wordpiece
+from .rows import Rows, fingerprint_of
+from .task import SPLITS, Source
+from .wordpiece import train_wordpiece
 
 # Class name -> import name, in the order of the class ids.
 LIBRARIES = {

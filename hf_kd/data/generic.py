@@ -12,9 +12,9 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetNotFoundError
 
-from hf_kd.data.labels import encode_labels
-from hf_kd.data.rows import IGNORE_INDEX, Rows, fingerprint_of, stratified_rows
-from hf_kd.data.task import SPLITS, Modality, Source
+from .labels import encode_labels
+from .rows import IGNORE_INDEX, Rows, fingerprint_of, stratified_rows
+from .task import SPLITS, Modality, Source
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
@@ -103,7 +103,7 @@ def _load(name_or_path: Any, options: TableOptions, known_tasks: tuple[str, ...]
             raise ValueError(
                 f"`load_task(name_or_path=...)` is a mapping with the values "
                 f"{sorted({type(part).__name__ for part in name_or_path.values()})}: each split must be a file, some "
-                "files, or a `datasets.Dataset`, all of one kind. Pass e.g. {'train': 'train.csv', 'test': 'test.csv'}."
+                "files, or a `datasets.Dataset`, all of one kind. Pass e.g. {'train': 'a.csv', 'test': 'b.csv'}."
             )
         return _read(*_builder(next(iter(files.values()))[0]), options, data_files=files)
     if not isinstance(name_or_path, (str, Path)):

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hf_kd.data.rows import IGNORE_INDEX
+from .rows import IGNORE_INDEX
 
 
 def encode_labels(

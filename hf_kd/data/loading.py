@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from hf_kd.data.digits import digits_source
-from hf_kd.data.docstrings import docstrings_source
-from hf_kd.data.generic import TableOptions, table_name, table_source
-from hf_kd.data.processing import processed_images, tokenized_texts
-from hf_kd.data.rows import Rows, hide_labels, sampled_rows
-from hf_kd.data.task import ImageCollator, Source, Task, TextCollator
-from hf_kd.metrics import classification_metrics
+from ..metrics import classification_metrics
+from .digits import digits_source
+from .docstrings import docstrings_source
+from .generic import TableOptions, table_name, table_source
+from .processing import processed_images, tokenized_texts
+from .rows import IGNORE_INDEX, Rows, hide_labels, sampled_rows
+from .task import ImageCollator, Source, Task, TextCollator
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "embedded/digits": digits_source,
@@ -38,6 +39,7 @@ def load_task(
     max_samples: int | Mapping[str, int] | None = None,
     max_length: int | None = None,
     labelled: int | None = None,
+    drop_unlabelled: bool = False,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Task:
@@ -62,6 +64,7 @@ def load_task(
         max_samples: Keep at most so many rows of each split, stratified by class and seeded; or a mapping per split.
         max_length: Cut texts after so many tokens. None: the tokenizer's ``model_max_length``; 64 for the docstrings.
         labelled: Keep the labels of so many training rows, stratified by class and seeded, and set the others to -100.
+        drop_unlabelled: Leave training rows without a label out: what a student without a teacher learns from.
         seed: Seed of every choice above.
         cache_dir: Where the metrics, and `datasets` when it reads files or the Hub, may write. None: the metrics write
             nothing and `datasets` uses its own cache. The embedded sets themselves never touch the disk.
@@ -96,6 +99,8 @@ def load_task(
     chosen = _limited(source.splits, max_samples, seed)
     if labelled is not None:
         chosen["train"] = chosen["train"].with_labels(hide_labels(chosen["train"].labels, labelled, seed))
+    if drop_unlabelled:
+        chosen["train"] = chosen["train"].take(np.flatnonzero(chosen["train"].labels != IGNORE_INDEX))
     splits_made = {split: rows.dataset() for split, rows in chosen.items()}
     if source.modality == "text":
         splits_made = tokenized_texts(splits_made, source.columns, processor, max_length or source.max_length)
@@ -147,19 +152,19 @@ def _source(name_or_path: Any, options: TableOptions, seed: int) -> Source:
 
 def _checked_processor(name: str, source: Source, processor: Any) -> Any:
     kind, wanted, auto = (
-        ("tokenizer", PreTrainedTokenizerBase, "AutoTokenizer")
+        ("a tokenizer", PreTrainedTokenizerBase, "AutoTokenizer")
         if source.modality == "text"
-        else ("image processor", BaseImageProcessor, "AutoImageProcessor")
+        else ("an image processor", BaseImageProcessor, "AutoImageProcessor")
     )
     processor = source.processor if processor is None else processor
     if processor is None:
         raise ValueError(
             f"`load_task({name!r}, processor=...)` is None: {source.modality} rows become model inputs only through "
-            f"the student's own {kind}. Pass {auto}.from_pretrained(<the student>)."
+            f"{kind}, the student's own. Pass {auto}.from_pretrained(<the student>)."
         )
     if not isinstance(processor, wanted):
         raise TypeError(
-            f"`load_task({name!r}, processor=...)` must be a {kind} because the rows are {source.modality}s, got "
+            f"`load_task({name!r}, processor=...)` must be {kind} because the rows are {source.modality}s, got "
             f"{type(processor).__name__}: it cannot read them. Pass {auto}.from_pretrained(<the student>)."
         )
     return processor

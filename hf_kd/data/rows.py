@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
-IGNORE_INDEX = -100
+from ..functional import IGNORE_INDEX
 
 
 def column_values(dataset: datasets.Dataset, column: str) -> np.ndarray:

@@ -12,7 +12,7 @@ import torch
 from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizerBase
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
-from hf_kd.data.rows import IGNORE_INDEX, Rows, column_values
+from .rows import IGNORE_INDEX, Rows, column_values
 
 Modality = Literal["image", "text"]
 SPLITS = ("train", "validation", "test")

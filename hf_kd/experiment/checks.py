@@ -21,11 +21,12 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..data import EMBEDDED
-from ..losses import DistillationLoss, as_loss
+from ..losses import LOSSES, DistillationLoss, as_loss
 from ..methods import METHODS, build_objective
 from ..objective import DistillationObjective
-from ..registry import check_number, suggestion
+from ..registry import accepted_arguments, check_number, suggestion
 from ..teacher import auto_class
+from ..temperatures import TEMPERATURES
 from ..training_args import DistillationTrainingArguments
 from .config import nearest, structure_problems
 
@@ -120,7 +121,20 @@ def _method_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective 
     reserved = [f"method.{key}: the data set it." for key in section if key == "num_labels"]
     spec = {str(key): value for key, value in section.items() if key != "num_labels"}
     built, problems = probe(make, spec, "method", fatal=("name",))
-    return built, reserved + problems
+    return built, reserved + problems + _flag_problems(spec, "method")
+
+
+def _flag_problems(section: Mapping[Any, Any], label: str) -> list[str]:
+    """Switches of strategies and losses set to something else than true or false, which Python would accept."""
+    classes = [*TEMPERATURES.values(), *LOSSES.values()]
+    switches = {name for cls in classes for name, p in accepted_arguments(cls).items() if isinstance(p.default, bool)}
+    problems = []
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            problems += _flag_problems(value, f"{label}.{key}")
+        elif key in switches and not isinstance(value, bool):
+            problems.append(f"{label}.{key}: expected true or false, got {value!r} ({type(value).__name__}).")
+    return problems
 
 
 def _mistyped(key: str, section: Mapping[Any, Any], label: str) -> list[str]:
@@ -139,6 +153,7 @@ def _mix_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | N
             spec = {str(key): value for key, value in spec.items()}
             label = f"objective.losses.{index}"
             problems += probe(lambda part: _weighted_loss(part, "", _NUM_LABELS), spec, label, ("name",))[1]
+            problems += _flag_problems(spec, label)
     known = ("ce_weight", "kd_weight", "losses", "warmup", "warmup_epochs")
     frame = {key: section[key] for key in known if key in section}
     if problems or not {"ce_weight", "kd_weight"} <= frame.keys():

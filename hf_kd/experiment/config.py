@@ -73,6 +73,7 @@ class DataSection(Section):
         max_samples: Keep at most so many rows of each split, or of the splits named.
         max_length: Cut texts after so many tokens.
         labelled: Keep the labels of so many training rows only; the others are distilled without.
+        drop_unlabelled: Leave training rows without a label out, for a student without a teacher.
         seed: Seed of these choices. Not the run's, so that runs and their teacher share the same split.
     """
 
@@ -88,6 +89,7 @@ class DataSection(Section):
     max_samples: int | dict[str, int] | None = None
     max_length: Annotated[int, Field(ge=1)] | None = None
     labelled: Annotated[int, Field(ge=0)] | None = None
+    drop_unlabelled: bool = False
     seed: Seed = 0
 
 

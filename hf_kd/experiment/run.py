@@ -42,6 +42,7 @@ class ExperimentResult:
         teacher_parameters: How many the teacher has; None without one.
         train_rows: Training rows.
         labelled_rows: Those with a label.
+        train_steps: Optimizer steps.
         train_seconds: Wall-clock seconds of training, evaluations during it included.
         total_seconds: Wall-clock seconds of the whole run, loading included.
         data: What `data.name` or `data.path` said.
@@ -57,6 +58,7 @@ class ExperimentResult:
     teacher_parameters: int | None
     train_rows: int
     labelled_rows: int
+    train_steps: int
     train_seconds: float
     total_seconds: float
     data: str
@@ -129,6 +131,7 @@ def run_experiment(
         teacher_parameters=None if teacher is None else teacher.num_parameters(),
         train_rows=len(task.train),
         labelled_rows=task.num_labelled,
+        train_steps=output.global_step,
         train_seconds=round(output.metrics["train_runtime"], 3),
         total_seconds=round(time.perf_counter() - started, 3),
         data=config.data.name or config.data.path,

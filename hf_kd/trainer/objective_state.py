@@ -15,6 +15,7 @@ from accelerate.utils import broadcast
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import TrainerCallback
 
 from ..objective import DistillationObjective
 
@@ -113,6 +114,27 @@ class ObjectiveState:
             if f"momentum.{index}" in state:
                 momentum = state[f"momentum.{index}"].to(parameter)
                 self.optimizer.state[parameter]["momentum_buffer"] = momentum.clone()
+
+
+class ObjectiveSteps(TrainerCallback):
+    """Steps the learned temperatures of a `DistillationTrainer` beside its student's optimizer."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Continue a resumed run's logging window."""
+        self.trainer._restore_window()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        """Average and unscale, before the fp16 scaler updates."""
+        self.trainer._objective_state.synchronize()
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        """Step at the student's current schedule factor."""
+        group = self.trainer.optimizer.param_groups[0]
+        initial = group["initial_lr"]
+        self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
 
 
 def describe(objective: DistillationObjective) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 from transformers.trainer_pt_utils import find_batch_size
 
@@ -67,15 +68,28 @@ def count_rows(batches: list[dict[str, Any]], label_name: str, accelerator: Acce
     return counts
 
 
-def forget_evaluation(model: nn.Module, wrapped: nn.Module, accelerator: Accelerator) -> None:
+def forget_evaluation(model: nn.Module, wrapped: nn.Module, accelerator: Accelerator) -> nn.Module:
     """Let a model that was evaluated before its first training be wrapped for training.
 
     An evaluation prepares the model without the wrapper that averages gradients and marks it as prepared, so that a
     training that follows would leave it bare: one model per process, each trained on its own rows.
+
+    Args:
+        model: The bare student.
+        wrapped: What the Trainer would train.
+        accelerator: Which prepares it.
+
+    Returns:
+        What the Trainer is to wrap: `model`, unless `wrapped` does average gradients.
     """
     is_sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-    if accelerator.num_processes == 1 or is_sharded or model is not wrapped:
-        return
-    if getattr(model, "_is_accelerate_prepared", False):
+    if accelerator.num_processes == 1 or is_sharded or _averages_gradients(wrapped):
+        return wrapped
+    if getattr(model, "_is_accelerate_prepared", False) or model is not wrapped:
         accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # also undoes the autocast of its forward
         model._is_accelerate_prepared = False
+    return model
+
+
+def _averages_gradients(wrapped: nn.Module) -> bool:
+    return any(isinstance(module, DistributedDataParallel) for module in wrapped.modules())

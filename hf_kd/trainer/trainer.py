@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
@@ -16,6 +16,7 @@ from ..inputs import (
     ROW_WEIGHT,
     TEACHER_LOGITS,
     DistillationCollator,
+    collator_for,
     dataset_columns,
     logits_of,
     model_columns,
@@ -28,9 +29,10 @@ from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
 from .evaluation import EvaluationRows, mean_cross_entropy, row_values
-from .objective_state import ObjectiveState, describe, read_checkpoint, write_checkpoint
+from .objective_state import ObjectiveState, ObjectiveSteps, describe, read_checkpoint, write_checkpoint
 from .scaling import count_rows, forget_evaluation, with_repeats_marked
 from .schedule import multi_step_schedule
+from .student_weights import is_plain_checkpoint, restore_weights
 from .telemetry import Telemetry, warn_if_saturated, warn_if_teacher_guesses
 
 logger = logging.get_logger(__name__)
@@ -64,7 +66,8 @@ class DistillationTrainer(Trainer):
         teacher_model: A classifier, its Hub id or path, or a callable from the batch's columns to logits. May be None
             at `kd_weight=0` or with a `teacher_logits` column. It is frozen, put in eval mode and never saved.
         objective: What to minimise; None builds `args.method`.
-        teacher_processing_class: The teacher's tokenizer, to pad `teacher_` columns with.
+        teacher_processing_class: The teacher's tokenizer or image processor: `teacher_` columns are collated for it,
+            padded by a tokenizer, stacked otherwise.
 
     Raises:
         TypeError: `args` or the teacher is of the wrong kind.
@@ -114,7 +117,8 @@ class DistillationTrainer(Trainer):
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
         self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model)
-        self.data_collator = self._distillation_collator(teacher_processing_class)
+        teacher_collator = collator_for(teacher_processing_class)
+        self.data_collator = DistillationCollator(self.data_collator, teacher_collator, self.label_name)
         self._given_objective = objective
         self._initial_objective_state = None
         self._built_from: tuple | None = None
@@ -122,31 +126,26 @@ class DistillationTrainer(Trainer):
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         checks.check_labels(train_dataset, self.label_name, checks.num_labels(self.model), "train_dataset")
         checks.check_labels(eval_dataset, self.label_name, checks.num_labels(self.model), "eval_dataset")
-        self._objective_state: ObjectiveState | None = None
-        self._telemetry: Telemetry | None = None
-        self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
-        self._first_loss_step = 0
         self._updates_per_epoch: int | None = None
-        self._warned: set[str] = set()
-        self._teacher_seen = [0.0, 0.0]
-        self._last_flush_step = 0
-        self._last_saved: str | None = None
+        self._forget_run()
         self._evaluation_rows: EvaluationRows | None = None
-        self.add_callback(_ObjectiveSteps(self))
-
-    def _distillation_collator(self, teacher_processing_class: Any) -> DistillationCollator:
-        teacher_collator = None
-        if teacher_processing_class is not None and hasattr(teacher_processing_class, "pad"):
-            from transformers import DataCollatorWithPadding
-
-            teacher_collator = DataCollatorWithPadding(teacher_processing_class)
-        return DistillationCollator(self.data_collator, teacher_collator, self.label_name)
+        self.add_callback(ObjectiveSteps(self))
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
         checks.check_student(self.model)
         self._student_columns = model_columns(self.accelerator.unwrap_model(self.model))
         self._signature_columns = None
+
+    def _forget_run(self) -> None:
+        """What belongs to one `train()` alone."""
+        self._objective_state: ObjectiveState | None = None
+        self._telemetry: Telemetry | None = None
+        self._resumed: tuple[dict[str, Tensor], dict[str, Any]] = ({}, {})
+        self._first_loss_step = self._last_flush_step = 0
+        self._last_saved: str | None = None
+        self._warned: set[str] = set()
+        self._teacher_seen = [0.0, 0.0]
 
     def _build_objective(self) -> DistillationObjective:
         """The objective that the arguments name; with its own random stream, so that it changes no other draw."""
@@ -270,7 +269,8 @@ class DistillationTrainer(Trainer):
     def _begin_run(self) -> None:
         """Per-run state: the model may be a new one (`model_init`), the arguments another trial's."""
         args = self.args
-        forget_evaluation(self.model, self.model_wrapped, self.accelerator)
+        self._forget_run()
+        self.model_wrapped = forget_evaluation(self.model, self.model_wrapped, self.accelerator)
         self._bind_student()
         settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
         if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
@@ -289,10 +289,6 @@ class DistillationTrainer(Trainer):
             weight_decay=args.temperature_weight_decay,
         )
         self._telemetry = Telemetry(args.device)
-        self._resumed = ({}, {})
-        self._first_loss_step = 0
-        self._last_saved = None
-        self._warned, self._teacher_seen = set(), [0.0, 0.0]
 
     def set_initial_training_values(self, args, dataloader):
         """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
@@ -401,6 +397,22 @@ class DistillationTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         self._last_saved = str(folder)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As in `Trainer`, which reads state dicts straight; ours translates names the way `from_pretrained` does."""
+        if model is None and is_plain_checkpoint(self.model, resume_from_checkpoint):
+            restore_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        """As in `Trainer`, by the same route."""
+        best = self.state.best_model_checkpoint
+        if is_plain_checkpoint(self.model, best) and not (self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            logger.info(f"Loading the best model, from {best}.")
+            restore_weights(self.model, best)
+        else:
+            super()._load_best_model()
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in `Trainer`, then the learned temperatures and their momentum."""
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -424,21 +436,3 @@ class DistillationTrainer(Trainer):
         self._total_loss_scalar = tensors["trainer.total_loss"].item()
         self._globalstep_last_logged = self._last_flush_step = manifest["last_log_step"]
         self._first_loss_step = manifest["first_loss_step"]
-
-
-class _ObjectiveSteps(TrainerCallback):
-    """Steps the learned temperatures beside the student's optimizer."""
-
-    def __init__(self, trainer: DistillationTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer._restore_window()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer._objective_state.synchronize()
-
-    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
-        group = self.trainer.optimizer.param_groups[0]
-        initial = group["initial_lr"]
-        self.trainer._objective_state.step(float(group["lr"]) / initial if initial else 0.0)
