@@ -36,6 +36,7 @@ class DistillationLoss(nn.Module):
         needs_two_plus_classes: Teaches nothing when there are exactly two classes.
         is_divergence: >= 0, and 0 exactly when both tempered distributions agree.
         needs: Names of further tensors the trainer must hand in (pooled features, hidden states, …).
+        adapts: Keeps a state that `advance` moves once per optimizer step.
     """
 
     name: ClassVar[str]
@@ -47,6 +48,7 @@ class DistillationLoss(nn.Module):
     needs_two_plus_classes: ClassVar[bool] = False
     is_divergence: bool = True
     needs: ClassVar[tuple[str, ...]] = ()
+    adapts: bool = False
 
     def forward(
         self,
@@ -66,6 +68,14 @@ class DistillationLoss(nn.Module):
     def ce_factor(self, progress: Progress) -> float:
         """What the objective's cross-entropy is multiplied by; methods of several phases switch it off in some."""
         return 1.0
+
+    def advance(self, mean_loss: Tensor, *, progress: Progress = Progress()) -> None:
+        """Move the loss's state after an optimizer step; called by the trainer if the loss `adapts`.
+
+        Args:
+            mean_loss: Mean of this loss over all rows of the step, before loss weights, the same on every process.
+            progress: Where training was in that step.
+        """
 
 
 def check_pair(owner: str, student_logits: Tensor, teacher_logits: Tensor) -> None:

@@ -18,9 +18,10 @@ class TAIDLoss(DistillationLoss):
     \(m \leftarrow \mu m + (1 - \mu) (J_{prev} - J)/J_{prev}\), and moves
     \(t \leftarrow \min(end, \max(linear, t + \alpha \, \sigma(m) (1 - t)))\).
 
-    **State.** \(t\), \(m\) and \(J_{prev}\) are buffers, so they are saved and restored with the objective. Whoever
-    steps the optimizer calls `advance`, with the mean over all rows of the step on all processes, so that every
-    process keeps the same \(t\). Without calls \(t\) follows the linear schedule alone, which is `adaptive=False`.
+    **State.** \(t\), \(m\) and \(J_{prev}\) are buffers, so they are saved and restored with the objective. The
+    trainer calls `advance` after each optimizer step, with the mean over all rows of the step on all processes, so
+    that every process keeps the same \(t\). Without calls \(t\) follows the linear schedule alone, which is
+    `adaptive=False`.
 
     Args:
         start: \(t\) at the beginning, in [0, 1).
@@ -68,6 +69,7 @@ class TAIDLoss(DistillationLoss):
         why = "it averages the relative change of the loss over steps. The authors have 0.99."
         self.momentum = check_number("TAIDLoss", "momentum", momentum, why, low=0.0, high=1.0)
         self.adaptive = check_flag("TAIDLoss", "adaptive", adaptive, "it decides whether t follows the loss.")
+        self.adapts = self.adaptive
         self.is_divergence = self.start > 0  # at t = 0 the student is its own target
         self.register_buffer("risen", torch.tensor(0.0))  # t - start
         self.register_buffer("change", torch.tensor(0.0))

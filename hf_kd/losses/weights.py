@@ -172,7 +172,7 @@ class SampleWeightedLoss(DistillationLoss):
         self.uses_temperature, self.needs = self.loss.uses_temperature, self.loss.needs
         self.shift_invariant, self.is_divergence = self.loss.shift_invariant, self.loss.is_divergence
         self.needs_labels = self.loss.needs_labels or sample_weight.needs_labels
-        self.needs_two_plus_classes = self.loss.needs_two_plus_classes
+        self.needs_two_plus_classes, self.adapts = self.loss.needs_two_plus_classes, self.loss.adapts
 
     @property
     def temperature(self) -> TemperatureStrategy:
@@ -182,6 +182,10 @@ class SampleWeightedLoss(DistillationLoss):
     def ce_factor(self, progress: Progress) -> float:
         """The wrapped loss's."""
         return self.loss.ce_factor(progress)
+
+    def advance(self, mean_loss: Tensor, *, progress: Progress = Progress()) -> None:
+        """The wrapped loss's state, moved by the weighted mean: that is the loss that is minimised."""
+        self.loss.advance(mean_loss, progress=progress)
 
     def forward(
         self,

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-from ..objective import DistillationObjective
+from ..objective import DistillationObjective, ObjectiveOutput
+from ..temperatures import Progress
 
 STATE_FILE = "distillation_state.safetensors"
 MANIFEST_FILE = "distillation_manifest.json"
@@ -52,6 +53,9 @@ class ObjectiveState:
         self.accelerator = accelerator
         self.learning_rate = learning_rate
         self.parameters = objective.temperature_parameters()
+        self.adapting = [name for name, loss in zip(objective.names, objective.losses, strict=True) if loss.adapts]
+        self.means: dict[str, Tensor] = {}  # of the adapting losses over the rows of this step, so far
+        self.progress = Progress()
         self.optimizer = None
         if self.parameters:
             self.optimizer = torch.optim.SGD(
@@ -61,6 +65,15 @@ class ObjectiveState:
         if accelerator.num_processes > 1:  # every process starts from the first one's values
             for value in self.objective.state_dict().values():
                 value.copy_(broadcast(value.clone()))
+
+    def observe(self, output: ObjectiveOutput, progress: Progress) -> None:
+        """Add a micro-batch's share to the step's means of the losses that adapt."""
+        self.progress = progress
+        for term in output.terms:
+            if term.name in self.adapting and term.weight > 0:  # at weight 0 the step says nothing about the loss
+                key = "kd_loss" if len(output.terms) == 1 else f"kd_loss/{term.name}"
+                share = output.components[key] / term.weight
+                self.means[term.name] = self.means.get(term.name, 0.0) + share
 
     def synchronize(self) -> None:
         """Average the gradients over processes and undo fp16 scaling; called before the student's optimizer steps."""
@@ -77,7 +90,8 @@ class ObjectiveState:
             parameter.grad = grad.view_as(parameter).to(parameter.dtype)
 
     def step(self, schedule_factor: float) -> None:
-        """One SGD step at `learning_rate * schedule_factor`, unless the student's step was skipped."""
+        """One SGD step at `learning_rate * schedule_factor`, unless the student's step was skipped; losses adapt."""
+        self._advance()
         if self.optimizer is None:
             return
         if not self.accelerator.optimizer_step_was_skipped:
@@ -85,6 +99,13 @@ class ObjectiveState:
                 group["lr"] = self.learning_rate * schedule_factor
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _advance(self) -> None:
+        for name, loss in zip(self.objective.names, self.objective.losses, strict=True):
+            if name in self.means and not self.accelerator.optimizer_step_was_skipped:
+                mean = self.accelerator.reduce(self.means[name], reduction="mean")
+                loss.advance(mean, progress=self.progress)
+        self.means = {}
 
     def state(self) -> dict[str, Tensor]:
         """Everything needed to go on: parameters, buffers and momentum."""

@@ -223,11 +223,12 @@ class DistillationTrainer(Trainer):
         if is_first:
             self._warned.add("first batch")
             checks.check_first_batch(student_logits, teacher_logits, labels)
+        progress = self._progress()
         output = self.objective(
             student_logits,
             teacher_logits,
             labels,
-            progress=self._progress(),
+            progress=progress,
             label_smoothing=self.args.label_smoothing_factor,
             num_rows=num_rows,
             num_labelled=num_labelled,
@@ -238,6 +239,7 @@ class DistillationTrainer(Trainer):
         if self._telemetry is not None:
             step, row_weight = self.state.global_step, inputs.get(ROW_WEIGHT)
             self._telemetry.update(output, teacher_logits, labels, step, row_weight)
+            self._objective_state.observe(output, progress)
         return output.loss
 
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
