@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from hf_kd import DistillationObjective
+from hf_kd.losses import LOSSES, as_loss
+from hf_kd.losses.weights import WEIGHTS
 from hf_kd.methods import METHODS
+from hf_kd.temperatures import TEMPERATURES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,6 +57,20 @@ def test_method_table_is_the_registry():
     assert {name: (title, strategy, url) for name, title, strategy, url in rows} == {
         name: (method.title, method.strategy, method.url) for name, method in METHODS.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("heading", "table"), [("Losses", LOSSES), ("Temperatures", TEMPERATURES), ("Row weights", WEIGHTS)]
+)
+def test_lists_of_components_are_the_registries(heading, table):
+    entry = re.search(rf"^- \*\*{heading}\*\*: (.*?)\.\n", README, flags=re.M | re.S).group(1)
+    assert set(re.findall(r"`(\w+)`", entry)) == set(table) - {"weighted"}  # that one is spelt `sample_weight`
+
+
+def test_the_objective_shown_builds():
+    section = yaml.safe_load(re.search(r"```yaml\n(.*?)```", README, flags=re.S).group(1))["objective"]
+    losses = [(loss.pop("loss_weight", 1.0), as_loss(loss)) for loss in section.pop("losses")]
+    assert DistillationObjective(losses, **section).names == ["dkd", "weighted"]
 
 
 def test_configs_named_in_the_readme_exist():
