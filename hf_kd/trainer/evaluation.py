@@ -12,7 +12,12 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor | None) -> Tensor:
     """Cross-entropy over the labelled rows; 0 where there are none."""
     if labels is None:
         return logits.new_zeros(())
-    return cross_entropy(logits, labels).sum() / (labels != IGNORE_INDEX).sum().clamp(min=1)
+    return mean_over_labelled(cross_entropy(logits, labels), labels != IGNORE_INDEX)
+
+
+def mean_over_labelled(rows: Tensor, labelled: Tensor) -> Tensor:
+    """Mean of values that are 0 on unlabelled rows; 0 where no row has a label."""
+    return rows.sum() / labelled.sum().clamp(min=1)
 
 
 def row_values(student_logits: Tensor, teacher_logits: Tensor | None, labels: Tensor | None) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from ..teacher import FrozenTeacher, resolve_teacher
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
-from .evaluation import EvaluationRows, mean_cross_entropy, row_values
+from .evaluation import EvaluationRows, mean_cross_entropy, mean_over_labelled, row_values
 from .objective_state import ObjectiveState, ObjectiveSteps, describe, read_checkpoint, write_checkpoint
 from .scaling import count_rows, forget_evaluation, with_repeats_marked
 from .schedule import multi_step_schedule
@@ -147,11 +147,16 @@ class DistillationTrainer(Trainer):
         self._warned: set[str] = set()
         self._teacher_seen = [0.0, 0.0]
 
+    def _objective_settings(self) -> tuple:
+        """The arguments that the objective is built from."""
+        args = self.args
+        return args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight
+
     def _build_objective(self) -> DistillationObjective:
         """The objective that the arguments name; with its own random stream, so that it changes no other draw."""
         args = self.args
         weights = {name: getattr(args, name) for name in ("ce_weight", "kd_weight") if getattr(args, name) is not None}
-        self._built_from = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
+        self._built_from = self._objective_settings()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(args.seed)
             return build_objective(
@@ -274,8 +279,8 @@ class DistillationTrainer(Trainer):
         self._forget_run()
         self.model_wrapped = forget_evaluation(self.model, self.model_wrapped, self.accelerator)
         self._bind_student()
-        settings = (args.method, repr(args.method_kwargs), args.ce_weight, args.kd_weight)
-        if self._given_objective is None and (self.model_init is not None or settings != self._built_from):
+        is_stale = self.model_init is not None or self._objective_settings() != self._built_from
+        if self._given_objective is None and is_stale:
             self.objective = self._build_objective()
         elif self._given_objective is not None and self.model_init is not None:
             if self._initial_objective_state is None:
@@ -351,7 +356,7 @@ class DistillationTrainer(Trainer):
             rows = row_values(student_logits, teacher_logits, labels)
         if self._evaluation_rows is not None:
             self._evaluation_rows.add(rows, self.gather_function)
-        loss = None if labels is None else mean_cross_entropy(student_logits, labels)
+        loss = None if labels is None else mean_over_labelled(rows["loss"], rows["labelled"])
         return (loss, None, None) if prediction_loss_only else (loss, student_logits, labels)
 
     # ---- Logging
