@@ -151,6 +151,8 @@ def test_the_card_names_the_commit_of_the_teacher(hub, published, modality):
     repo = hub.repos["models", f"org/{modality}-teacher"]
     record = json.loads((published[0] / modality / "distillation.json").read_text())
     assert record["teacher"]["commit"] == repo.refs["refs/heads/main"]
+    models = json.loads((published[0] / modality / "environment.json").read_text())["models"]
+    assert models["teacher"]["commit"] == record["teacher"]["commit"]
     branch = "main" if modality == "text" else "exp"
     card = ModelCard(hub.text(f"org/{modality}-student", "README.md", branch))
     assert repo.refs["refs/heads/main"] in card.text

@@ -12,7 +12,7 @@ import torch
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..inputs import TEACHER_PREFIX
-from .processing import CHUNK, LONG_ROWS, PRECOMPUTED_BYTES, UNLIMITED, ImageTransform, _quiet_datasets
+from .processing import CHUNK, LONG_ROWS, PRECOMPUTED_BYTES, UNLIMITED, ImageTransform, _quiet_datasets, token_limit
 from .task import SPLITS, Task
 
 PIXELS = "pixel_values"
@@ -165,7 +165,7 @@ def _tokenized(
     ]
     if not 1 <= len(columns) <= 2:
         raise _without_raw("text", rows)
-    limit = max_length or (tokenizer.model_max_length if tokenizer.model_max_length < UNLIMITED else None)
+    limit = token_limit(tokenizer, max_length)
     truncation = {"truncation": True, "max_length": limit} if limit else {}
 
     def tokenize(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:

@@ -5,20 +5,19 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from .. import __version__
 from ..adapters import SELF, merged_student, plain_parameters
 from ..data import Task
 from ..methods import METHODS, plugs_in, resolved_settings
 from ..objective import DistillationObjective
 from ..publish import PushError
 from ..trainer import DistillationTrainer
+from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
 from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
@@ -116,7 +115,7 @@ def run_experiment(
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
     if args.process_index == 0:
-        found = {**environment(args), "models": models}
+        found = {**environment(args), "platform": platform.platform(), "models": models}
         _write_start(folder, config, found, None if teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
@@ -244,19 +243,6 @@ def _metrics(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def environment(args: DistillationTrainingArguments) -> dict[str, Any]:
-    """Versions, device and number of processes: what a configuration does not say and numbers may depend on."""
-    packages = ("torch", "transformers", "datasets", "accelerate")
-    return {
-        "hf_kd": __version__,
-        "python": platform.python_version(),
-        **{package: version(package) for package in packages},
-        "platform": platform.platform(),
-        "device": str(args.device),
-        "processes": args.world_size,
-    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ..inputs import model_columns, student_inputs
 from ..registry import ConfigError
 from ..students import InitReport, init_from_teacher, student_from_config
 from ..teacher import load_checkpoint
+from ..trainer.hub import describe_model
 from .config import StudentSection, TeacherSection
 from .student_checks import architecture_settings, one_line, setting_problems
 
@@ -254,7 +255,7 @@ def provenance(
     """Where a model came from: name, the commit that was pulled (None for a folder), sizes, what it took over."""
     found = {
         "source": source.model,
-        "commit": getattr(model.config, "_commit_hash", None),
+        "commit": getattr(model.config, "_commit_hash", None) or describe_model(model, source.revision)["commit"],
         "architecture": type(getattr(model, "get_base_model", lambda: model)()).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "parameters": plain_parameters(model),

@@ -62,15 +62,14 @@ class RelationLoss(TemperedLoss):
         progress: Progress = Progress(),
     ) -> LossOutput:
         """One value for the whole batch, or one per row if `row_wise`."""
-        check_pair(type(self).__name__, student_logits, teacher_logits)
-        temperatures = self.temperature(student_logits, teacher_logits, labels, progress=progress)
-        teacher = upcast(teacher_logits) / temperatures.teacher
-        student = upcast(student_logits) / temperatures.student
-        value, parts = self.relation(teacher, student)
-        scale = temperatures.weight * temperatures.compensation if self.compensate else temperatures.weight
+        batch = self.tempered(student_logits, teacher_logits, labels, progress)
+        value, parts = self.relation(batch.teacher, batch.student)
+        scale = batch.scale if self.compensate else batch.temperatures.weight
         if not self.row_wise:
             scale = scale.mean()  # of equal numbers: they may come expanded to one per row
-        return LossOutput(scale * value, temperatures, {key: (scale * part).detach() for key, part in parts.items()})
+        return LossOutput(
+            scale * value, batch.temperatures, {key: (scale * part).detach() for key, part in parts.items()}
+        )
 
 
 class LogitRelationLoss(DistillationLoss):

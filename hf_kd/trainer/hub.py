@@ -225,13 +225,18 @@ def provenance(trainer: Any) -> dict[str, Any]:
         "problem_type": trainer.problem_type,
         "seed": args.seed,
         "training": {name: _plain(getattr(args, name)) for name in SETTINGS},
-        "environment": {
-            "hf_kd": __version__,
-            "python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},
-            "device": str(args.device),
-            "processes": args.world_size,
-        },
+        "environment": environment(args),
+    }
+
+
+def environment(args: Any) -> dict[str, Any]:
+    """Versions, device and number of processes: what settings do not say and numbers may depend on."""
+    return {
+        "hf_kd": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("torch", "transformers", "datasets", "accelerate")},
+        "device": str(args.device),
+        "processes": args.world_size,
     }
 
 

@@ -65,14 +65,17 @@ def count_rows(
         labels, weight = batch.get(label_name), batch.get(ROW_WEIGHT)
         weight = weight if weight is None or labels is None else weight.to(labels.device)
         own = batch.get(LABEL_WEIGHT)
-        for line, pair in zip(counts, ((labels, weight), objective.distilled_rows(labels, weight)), strict=True):
+        views = [(labels, weight)]
+        if objective.shared is not None:
+            views.append(objective.distilled_rows(labels, weight))
+        for line, pair in zip(counts, views, strict=False):
             rows, labelled = counts_of(*pair, size, objective.problem_type)
             weighs = labelled if own is None or labels is None else _weighed(*pair, own, objective.problem_type)
             for index, part in enumerate((rows, labelled, weighs)):
                 line[index] += part.to(counts.device) if isinstance(part, Tensor) else part
     if accelerator.num_processes > 1:
         counts = accelerator.reduce(counts, reduction="sum")
-    return counts
+    return counts if objective.shared is not None else counts[:1].expand(2, -1)
 
 
 def _weighed(labels: Tensor, weight: Tensor | None, own: Tensor, problem_type: str) -> Tensor:

@@ -260,9 +260,8 @@ class DistillationTrainer(CheckpointingTrainer):
         (num_rows, num_labelled, labels_weigh), taught = (None, None, None), None
         if counts is not None:
             # DDP averages gradients over processes, so each one's share is scaled up by their number
-            share = counts / self.accelerator.num_processes
             (num_rows, num_labelled), taught = counts[:, :2].clamp(min=1) / self.accelerator.num_processes
-            labels_weigh = share[0, 2]
+            labels_weigh = counts[0, 2] / self.accelerator.num_processes
         is_first = self._telemetry is not None and "first batch" not in self._warned
         if is_first:
             self._warned.add("first batch")
