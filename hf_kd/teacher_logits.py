@@ -1,7 +1,8 @@
 """What a teacher answers to every row, as a column of the data: afterwards no teacher is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any
 
 import datasets
@@ -13,26 +14,29 @@ from transformers import PreTrainedConfig
 
 from .data import Task
 from .inputs import TEACHER_LOGITS
+from .label_map import LabelMap
 from .teacher import resolve_teacher
 
 SPLITS = ("train", "validation", "test")
 LOOKED_AT = 64
 
 
-class _Classes(nn.Module):
+class ClassesOf(nn.Module):
     """Stands in for a student, of which only the classes are known."""
 
     def __init__(self, task: Task):
         super().__init__()
-        self.config = PreTrainedConfig(id2label=task.id2label, label2id=task.label2id)
+        self.config = PreTrainedConfig(**task.head)
 
 
 def add_teacher_logits(
     task: Task,
     teacher: nn.Module | str | Callable[..., Any],
     *,
+    label_map: LabelMap | Mapping[Any, Any] | str | PathLike | None = None,
     batch_size: int = 64,
-    splits: tuple[str, ...] = ("train",),
+    splits: Sequence[str] = ("train",),
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> Task:
     r"""Ask the teacher once about every row, and keep its logits beside the rows.
 
@@ -44,15 +48,18 @@ def add_teacher_logits(
         task: The data. Its rows must be the same whenever they are read: a teacher sees each view of an augmented row
             anew, and stored logits would belong to another view.
         teacher: A classifier, its Hub id or path, or a function from the batch's columns to logits.
+        label_map: Which of the teacher's classes is which of the data's, as in `DistillationTrainer`. None matches
+            them by name. What is stored has the data's classes, in their order.
         batch_size: Rows per forward of the teacher.
         splits: Which splits get the column. ``validation`` and ``test`` need it for `evaluate_with_teacher`.
+        on_progress: Told the split, the rows done and all its rows, after each forward.
 
     Returns:
         The task with the column in float32, one number per class in the order of `task.label_names`.
 
     Raises:
         ValueError: A split is unknown or has the column already, rows change from reading to reading, or the teacher
-            does not fit, or answers with another number of classes or with NaN.
+            does not fit, does not know all classes, or answers with another number of them or with NaN.
 
     Example:
         >>> task = add_teacher_logits(task, "outputs/teacher")  # doctest: +SKIP
@@ -65,14 +72,15 @@ def add_teacher_logits(
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"`add_teacher_logits(batch_size={batch_size!r})` must be a positive integer. Pass e.g. 64.")
-    frozen = resolve_teacher(teacher, _Classes(task))
+    frozen = resolve_teacher(teacher, ClassesOf(task), label_map)
     if frozen is None:
         raise ValueError("`add_teacher_logits(teacher=None)`: there is nobody to ask. Pass a model or a function.")
-    if frozen.label_map is not None and not frozen.label_map.is_identity:
+    if frozen.shared is not None:
+        missing = [name for name, group in zip(task.label_names, frozen.label_map.groups, strict=True) if not group]
         raise ValueError(
-            "`add_teacher_logits`: the teacher and the data name their classes differently, or in another order, and "
-            "a column of numbers carries no names. Give the teacher the data's `id2label` if the order is right, or "
-            "let it run during training, where classes are matched by name."
+            f"`add_teacher_logits`: the teacher does not know {len(missing)} of the {task.num_labels} classes "
+            f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}), and the column has one number for each. "
+            "Let it run during training, where distillation is over the classes that both know."
         )
     accelerator = Accelerator()
     done = {}
@@ -84,6 +92,8 @@ def add_teacher_logits(
             batch = task.collator([rows[index] for index in range(start, min(start + batch_size, len(rows)))])
             batch = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
             parts.append(_checked(frozen.logits(batch, accelerator), len(next(iter(batch.values()))), task))
+            if on_progress is not None:
+                on_progress(split, min(start + batch_size, len(rows)), len(rows))
         done[split] = with_logits(rows, torch.cat(parts).numpy())
     return replace(task, **done)
 

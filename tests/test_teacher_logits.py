@@ -135,10 +135,26 @@ def test_what_cannot_be_stored_is_refused(task):
         add_teacher_logits(task, teacher, batch_size=0)
 
 
-def test_teacher_of_other_classes_is_refused(digits):
-    """Stored logits carry no names: they are compared now or never."""
-    names = {str(i): i for i in reversed(range(10))}
+def vit_of(names):
     config = ViTConfig(image_size=8, patch_size=4, hidden_size=8, num_hidden_layers=1, num_attention_heads=2)
     config.id2label = dict(enumerate(names))
-    with pytest.raises(ValueError, match="name their classes differently"):
-        add_teacher_logits(digits, ViTForImageClassification(config))
+    torch.manual_seed(0)
+    return ViTForImageClassification(config)
+
+
+def test_column_has_the_classes_of_the_data(digits):
+    """Stored logits carry no names: a teacher of another order, kept as it is, would teach 9 as 0."""
+    plain = vit_of([str(i) for i in range(10)])
+    turned = vit_of([str(i) for i in reversed(range(10))])
+    given = add_teacher_logits(
+        digits, vit_of([f"c{i}" for i in range(10)]), label_map={f"c{i}": str(9 - i) for i in range(10)}
+    )
+    expected = torch.stack([row["teacher_logits"] for row in add_teacher_logits(digits, plain).train])
+    for stored in (add_teacher_logits(digits, turned), given):
+        assert torch.equal(torch.stack([row["teacher_logits"] for row in stored.train]), expected.flip(-1))
+
+
+def test_teacher_of_fewer_classes_is_refused(digits):
+    """A column has a number for each class; an invented one would be learned."""
+    with pytest.raises(ValueError, match=r"does not know 2 of the 10 classes \(8, 9\)"):
+        add_teacher_logits(digits, vit_of([str(i) for i in range(8)]))

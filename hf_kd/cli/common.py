@@ -4,9 +4,9 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -78,6 +78,31 @@ def fonts_in_scratch() -> Iterator[None]:
         finally:
             if is_ours:
                 del os.environ["MPLCONFIGDIR"]
+
+
+@contextmanager
+def run_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """One bar per run, drawn as it trains; on a pipe, one line per run."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: dict[str, Any] = {}
+    screen = console()
+    with Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
+        waiting = progress.add_task("loading libraries", total=None)
+
+        def report(run: str, step: int, steps: int) -> None:
+            if run not in bars:
+                progress.update(waiting, visible=False)
+                if not screen.is_terminal:
+                    say(run)
+                for task in bars.values():
+                    progress.stop_task(task)
+                bars[run] = progress.add_task(run, total=None)
+            if steps:
+                progress.update(bars[run], completed=step, total=steps)
+
+        yield report
 
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")]

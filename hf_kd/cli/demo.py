@@ -1,19 +1,17 @@
 """`hf-kd demo`."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.table import Table
 
-from .common import Debug, app, console, reported, say
+from .common import Debug, app, console, reported, run_progress, say
 
 if TYPE_CHECKING:
-    from ..demo import DemoResult, ProgressReport
+    from ..demo import DemoResult
 
 
 @app.command()
@@ -32,7 +30,7 @@ def demo(
         # Before they are imported: no library may write outside of the output folder
         os.environ.setdefault("MPLCONFIGDIR", str((output / "cache" / "matplotlib").resolve()))
         modalities = ["image"] * image + ["text"] * text or ["image", "text"]
-        with _run_progress() as on_progress:
+        with run_progress() as on_progress:
             from ..demo import run_demo
 
             results = run_demo(output, modalities, seed=seed, on_progress=on_progress)
@@ -42,31 +40,6 @@ def demo(
             say()
         figures = " and ".join(str(output / result.figure) for result in results)
         say(f"Temperatures over time: {figures}. All numbers: {output / 'results.json'}.")
-
-
-@contextmanager
-def _run_progress() -> Iterator["ProgressReport"]:
-    """One bar per run, drawn as it trains; on a pipe, one line per run."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars: dict[str, Any] = {}
-    screen = console()
-    with Progress(*columns, console=screen, disable=not screen.is_terminal) as progress:
-        waiting = progress.add_task("loading libraries", total=None)
-
-        def report(run: str, step: int, steps: int) -> None:
-            if run not in bars:
-                progress.update(waiting, visible=False)
-                if not screen.is_terminal:
-                    say(run)
-                for task in bars.values():
-                    progress.stop_task(task)
-                bars[run] = progress.add_task(run, total=None)
-            if steps:
-                progress.update(bars[run], completed=step, total=steps)
-
-        yield report
 
 
 def demo_table(result: "DemoResult") -> Table:

@@ -15,6 +15,7 @@ from .labels import encode_labels
 from .overlap import overlap_notes, row_bytes
 from .reading import SPLIT_ALIASES, TableOptions, mapped_notes, read_splits, table_name
 from .rows import IGNORE_INDEX, Rows, column_values, fingerprint_of, stratified_rows
+from .stored_logits import stored_facts, with_stored_logits
 from .task import SPLITS, Modality, Source
 from .weights import checked_sample_weights
 
@@ -49,6 +50,9 @@ def table_source(
     if options.sample_weight is not None:
         weights = checked_sample_weights(column_values(loaded["train"], options.sample_weight), options.sample_weight)
         splits["train"] = replace(splits["train"], weights=weights)
+    if options.teacher_logits is not None:
+        facts = stored_facts(read.folder)
+        splits = with_stored_logits(splits, loaded, options.teacher_logits, labels.names, facts)
     splits, made = _completed(splits, seed, benchmark is not None and benchmark.hides_test_labels)
     sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in SPLITS)
     kind = "one number per row" if problem_type == REGRESSION else f"{len(labels.names)} classes"
@@ -114,6 +118,7 @@ def table_columns(features: datasets.Features, options: TableOptions) -> tuple[M
     """
     there = ", ".join(f"{name} ({_kind(feature)})" for name, feature in features.items())
     named = [*(options.text_columns or ()), options.image_column, options.label_column, options.sample_weight]
+    named.append(options.teacher_logits)
     for column in named:
         if column is not None and column not in features:
             raise ValueError(

@@ -56,6 +56,7 @@ def load_task(
     drop_unlabelled: bool = False,
     class_weights: str | Sequence[float] | Mapping[str, float] | None = None,
     sample_weight: str | None = None,
+    teacher_logits: str | None = None,
     augmentation: str | Mapping[str, Any] | None = None,
     streaming: bool = False,
     seed: int = 0,
@@ -98,6 +99,8 @@ def load_task(
             among the training rows), one number per class in id order, or numbers by class name.
         sample_weight: A column of numbers that say how much each training row's label counts. Both weigh the labels
             alone: distillation counts every row once. They make the column ``label_weight``.
+        teacher_logits: A column of a teacher's logits, one number per class in id order, from which a trainer
+            without a teacher distils; see `hf_kd.add_teacher_logits`. Splits without it keep none.
         augmentation: Random changes of the training images, e.g. ``"crop_flip"`` or ``{"name": "random_resized_crop",
             "random_erasing": 0.25}``; see `hf_kd.data.augmentation.Augmentation`.
         streaming: Read rows as they are needed and store none of them, for sets of the size of ImageNet: splits are
@@ -132,6 +135,7 @@ def load_task(
         problem_type=_checked_problem_type(problem_type),
         streaming=streaming,
         sample_weight=sample_weight,
+        teacher_logits=teacher_logits,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
     benchmark = _benchmark(name_or_path, path)
@@ -140,7 +144,7 @@ def load_task(
     processor = _checked_processor(name, source, processor)
     compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
-    changes = _checked_augmentation(augmentation, source, processor)
+    changes = _checked_augmentation(augmentation, source, processor, teacher_logits)
     splits_made, notes = _inputs(source, tables, processor, max_length, changes)
     return Task(
         name=name,
@@ -199,9 +203,15 @@ def _inputs(
     return made, truncation_notes(made, source.columns, processor, limit)
 
 
-def _checked_augmentation(spec: Any, source: Source, processor: Any) -> Augmentation | None:
+def _checked_augmentation(spec: Any, source: Source, processor: Any, logits: str | None) -> Augmentation | None:
     if spec is None:
         return None
+    if logits is not None:
+        raise ValueError(
+            f"`load_task(augmentation={spec!r}, teacher_logits={logits!r})`: the stored logits are answers to the "
+            "images as they lie there, and the student would see others. Leave one out; a teacher that runs during "
+            "training answers to what the student sees."
+        )
     if source.modality != "image":
         raise ValueError(
             f"`load_task(augmentation={spec!r})`: the rows are {source.modality}s, and augmentations change images. "

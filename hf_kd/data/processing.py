@@ -11,6 +11,7 @@ import datasets
 import torch
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
+from ..inputs import TEACHER_LOGITS
 from .augmentation import Augmentation
 
 # Up to here the pixels of a whole task are made once and kept in memory.
@@ -101,7 +102,8 @@ def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProces
         {"pixel_values": [image.numpy() for image in pixels]}, features=datasets.Features({"pixel_values": feature})
     )
     both = datasets.concatenate_datasets([rows.flatten_indices(keep_in_memory=True), made], axis=1)
-    return both.with_format("torch", columns=["pixel_values", "labels"], output_all_columns=True)
+    logits = [TEACHER_LOGITS] if TEACHER_LOGITS in both.column_names else []
+    return both.with_format("torch", columns=["pixel_values", "labels", *logits], output_all_columns=True)
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:

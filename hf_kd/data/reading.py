@@ -13,10 +13,10 @@ from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from ..registry import nearest, suggestion
 from .pictures import SPLIT_ALIASES, image_folder, is_image, split_called
+from .stored_logits import LABEL_FILE, MANIFEST
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
-LABEL_FILE = "labels.txt"
 
 _SHARD = re.compile(r"[-_.]\d+-of-\d+(?:-[0-9a-f]+)?$")  # train-00000-of-00002
 _NUMBER = re.compile(r"[-_.]?\d+$")  # train_1
@@ -37,6 +37,7 @@ class TableOptions:
     problem_type: str | None = None
     streaming: bool = False
     sample_weight: str | None = None
+    teacher_logits: str | None = None
     cache_dir: str | None = None
 
     def given(self) -> list[str]:
@@ -53,11 +54,13 @@ class Loaded:
         splits: By the owner's names, or by ours where the user mapped them.
         label_names: What ``labels.txt`` beside the files says, in id order; None without one.
         notes: What the reader should know about the choice of files, for the description.
+        folder: Where files were read.
     """
 
     splits: dict[str, Any]
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str, ...]) -> Loaded:
@@ -94,7 +97,7 @@ def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str
             )
         saved = datasets.load_from_disk(str(path))
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else dict(saved)
-        return Loaded(_renamed(splits, options), _label_file(path))
+        return Loaded(_renamed(splits, options), _label_file(path), folder=path)
     pictures = image_folder(path) if path.is_dir() and options.subset is None else None
     if pictures is not None:
         if options.streaming:
@@ -102,13 +105,13 @@ def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str
                 f"`load_task(streaming=True)` got the image folder {str(path)!r}: its images are read one by one when "
                 "they are needed, whatever its size. Leave streaming out."
             )
-        return Loaded(_renamed(pictures[0], options), _label_file(path), pictures[1])
+        return Loaded(_renamed(pictures[0], options), _label_file(path), pictures[1], path)
     files, notes = _files_by_split(path, options) if path.is_dir() else ({}, ())
     if files:
         return _from_files(files, options, notes)
     try:
         splits = _load_dataset(str(path) if path.is_dir() else str(name_or_path), {}, options)
-        return Loaded(splits, _label_file(path) if path.is_dir() else None)
+        return Loaded(splits, _label_file(path) if path.is_dir() else None, folder=path if path.is_dir() else None)
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise ValueError(_not_found(name_or_path, error, known_tasks)) from error
 
@@ -222,7 +225,9 @@ def _table_files(folder: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if path.is_file() and _stem_and_kind(path)[1] and not path.name.startswith((".", "_", "dataset_info"))
+        if path.is_file()
+        and _stem_and_kind(path)[1]
+        and not path.name.startswith((".", "_", "dataset_info", MANIFEST))
     ]
 
 
@@ -256,7 +261,8 @@ def _from_files(files: dict[str, list[str]], options: TableOptions, notes: Itera
         ours: _joined([_read_part(part, files, options) for part in _split_parts(theirs)])
         for ours, theirs in wanted.items()
     }
-    return Loaded(splits, _label_file(Path(next(iter(files.values()))[0]).parent), tuple(notes))
+    folder = Path(next(iter(files.values()))[0]).parent
+    return Loaded(splits, _label_file(folder), tuple(notes), folder)
 
 
 def _split_parts(theirs: str) -> list[re.Match[str]]:

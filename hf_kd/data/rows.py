@@ -33,6 +33,7 @@ class Rows:
         targets: What the labels are where a row has no single class: `(rows,)` numbers or `(rows, num_labels)` of 0
             and 1. ``labels`` then only says which rows are labelled.
         weights: How much each row's label counts; None for all alike.
+        logits: What a teacher answered to each row of ``table``: a table of the column ``teacher_logits``.
     """
 
     table: datasets.Dataset
@@ -40,6 +41,7 @@ class Rows:
     positions: np.ndarray | None = None
     targets: np.ndarray | None = None
     weights: np.ndarray | None = None
+    logits: datasets.Dataset | None = None
 
     def __len__(self) -> int:
         """How many rows are chosen."""
@@ -50,7 +52,7 @@ class Rows:
         positions = np.arange(len(self.table)) if self.positions is None else self.positions
         targets = None if self.targets is None else self.targets[chosen]
         weights = None if self.weights is None else self.weights[chosen]
-        return Rows(self.table, self.labels[chosen], positions[chosen], targets, weights)
+        return replace(self, labels=self.labels[chosen], positions=positions[chosen], targets=targets, weights=weights)
 
     def with_labels(self, labels: np.ndarray) -> Rows:
         """The same rows with other labels."""
@@ -69,6 +71,8 @@ class Rows:
             weights = np.zeros(len(self.table), dtype=np.float32)
             weights[slice(None) if self.positions is None else self.positions] = self.weights
             labelled = labelled.add_column(LABEL_WEIGHT, weights, feature=datasets.Value("float32"))
+        if self.logits is not None:
+            labelled = datasets.concatenate_datasets([labelled, self.logits], axis=1)
         return labelled if self.positions is None else labelled.select(self.positions)
 
     def _column(self) -> tuple[np.ndarray, Any]:

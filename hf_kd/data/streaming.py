@@ -50,11 +50,12 @@ def stream_source(
     if benchmark is not None:
         options = benchmark.with_columns(options, features)
     modality, columns, label_column = table_columns(features, options)
-    if options.sample_weight is not None:
-        raise ValueError(
-            "`load_task(streaming=True)` does not go with `sample_weight`, whose column is checked before training. "
-            "Leave one out."
-        )
+    for option in ("sample_weight", "teacher_logits"):
+        if getattr(options, option) is not None:
+            raise ValueError(
+                f"`load_task(streaming=True)` does not go with `{option}`, whose column is checked before training. "
+                "Leave one out."
+            )
     names = _label_names(features[label_column], label_column, read.label_names, options)
     notes = [*read.notes, *mapped_notes(options.splits)]
     if benchmark is not None and benchmark.hides_test_labels and "validation" in splits:

@@ -39,6 +39,8 @@ def build_task(config: ExperimentConfig) -> Task:
     """
     data: DataSection = config.data
     options = data.model_dump(exclude={"name", "path"}, exclude_none=True)
+    if config.teacher is not None:
+        options["teacher_logits"] = config.teacher.column
     if isinstance(data.text_column, list):
         options["text_column"] = tuple(data.text_column)
     try:
@@ -79,14 +81,16 @@ def _load_processor(source: str, path: str, **options: Any) -> Any:
     raise ConfigError([f"{path}: {source!r} holds no image processor and no tokenizer ({reasons[0]}; {reasons[1]})."])
 
 
-def build_teacher(section: TeacherSection, task: Task) -> PreTrainedModel | str:
+def build_teacher(section: TeacherSection | None, task: Task) -> PreTrainedModel | str | None:
     """The teacher, refused if its head was never trained or if it is made for other inputs than the rows hold.
 
-    "self" stays a name: the trainer knows what it means.
+    "self" stays a name: the trainer knows what it means. None where there is none, or only what one answered earlier.
 
     Raises:
         ConfigError: It cannot be loaded or does not fit.
     """
+    if section is None or section.model is None:
+        return None
     if section.model == SELF:
         return SELF
     try:

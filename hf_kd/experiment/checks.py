@@ -17,7 +17,6 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..label_map import read_mapping
 from ..losses import LOSSES, DistillationLoss, as_losses
 from ..methods import METHODS, build_objective
 from ..objective import DistillationObjective
@@ -26,7 +25,8 @@ from ..temperatures import TEMPERATURES
 from ..training_args import DistillationTrainingArguments
 from .config import structure_problems
 from .data_checks import data_problems
-from .student_checks import folder_problems, mistyped, one_line, student_problems
+from .student_checks import mistyped, one_line, student_problems
+from .teacher_checks import teacher_problems
 
 # Stands for the number of classes until the data are loaded; any number of two or more gives the same verdict.
 _NUM_LABELS = 10
@@ -64,7 +64,7 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     """The sections, with YAML's bare `no` put right, and all problems between and inside them."""
     given = dict(given)
     objective, problems = _objective_problems(given)
-    problems += _teacher_problems(given, objective)
+    problems += teacher_problems(given, objective)
     problems += student_problems(given.get("student"), given.get("teacher"))
     problems += data_problems(given.get("data"), given.get("training"))
     if isinstance(given.get("training"), Mapping):
@@ -216,48 +216,6 @@ def _locate(line: str, spec: Mapping[str, Any]) -> tuple[list[str], str]:
     got = re.search(r", got (.+?): ", text)
     same = [key for key, value in spec.items() if got and repr(value) == got[1]]
     return (same if len(same) == 1 else path), text
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Teacher
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _teacher_problems(given: Mapping[str, Any], objective: DistillationObjective | None) -> list[str]:
-    teacher = given.get("teacher")
-    if objective is not None and objective.needs_teacher and teacher is None:
-        where = "method" if "method" in given else "objective"
-        return [
-            f"teacher: is required, because the run distils at {where}.kd_weight={objective.kd_weight:g}. Give "
-            f"teacher.model, or set {where}.kd_weight=0 to train without one."
-        ]
-    if not isinstance(teacher, Mapping):
-        return []
-    problems = [
-        *folder_problems("teacher.model", teacher.get("model")),
-        *folder_problems("teacher.processor", teacher.get("processor")),
-        *_label_map_problems(teacher.get("label_map")),
-    ]
-    training = given.get("training")
-    compared = isinstance(training, Mapping) and training.get("evaluate_with_teacher")
-    if objective is not None and not objective.needs_teacher and not compared:
-        why = "the distillation weight is 0" if objective.kd_weight == 0 else "no loss of the objective looks at it"
-        problems.append(
-            f"teacher: would not be used, because {why}. Remove it (teacher=null), or set "
-            "training.evaluate_with_teacher=true to compare the student with it."
-        )
-    return problems
-
-
-def _label_map_problems(label_map: Any) -> list[str]:
-    """A file of class names must be there and hold them."""
-    if not isinstance(label_map, str):
-        return []
-    try:
-        read_mapping(label_map)
-    except ValueError as error:
-        return [f"teacher.label_map: {one_line(error)}"]
-    return []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

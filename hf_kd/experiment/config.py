@@ -24,10 +24,12 @@ class Section(BaseModel):
 
 
 class TeacherSection(Section):
-    """The trained classifier to distil from.
+    """The trained classifier to distil from: a `model`, or what one answered earlier, a `column` of the data.
 
     Args:
         model: Hub id or local folder; "self" for the student without its adapter, which needs `student.peft`.
+        column: The column of the training rows that holds a teacher's logits, as `hf-kd add-logits` writes it. No
+            teacher is loaded then, and nothing else is to be said of it but `sanity_check`.
         revision: Branch, tag or commit on the Hub.
         dtype: Precision to hold it in; "auto" keeps the checkpoint's.
         processor: Hub id or folder of its tokenizer or image processor. By default that of `model`. Where it differs
@@ -39,7 +41,8 @@ class TeacherSection(Section):
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.
     """
 
-    model: str
+    model: str | None = None
+    column: str | None = None
     revision: str = "main"
     dtype: Dtype = "auto"
     processor: str | None = None

@@ -23,7 +23,7 @@ from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
 from .student import build_student, provenance, take_over_layers
-from .teacher_side import TeacherSide, checked_teacher, teacher_side
+from .teacher_side import TeacherSide, checked_teacher, stored_teacher, teacher_side
 
 RESOLVED_CONFIG = "resolved_config.yaml"
 ENVIRONMENT = "environment.json"
@@ -116,7 +116,7 @@ def run_experiment(
     folder = Path(config.output_dir)
     if args.process_index == 0:
         found = {**environment(args), "platform": platform.platform(), "models": models}
-        _write_start(folder, config, found, None if teacher is None else side.facts(score))
+        _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
@@ -171,6 +171,7 @@ def _trainer(
         callbacks=list(callbacks),
     )
     trainer.revisions = {"teacher": config.teacher and config.teacher.revision, "student": config.student.revision}
+    trainer.stored_teacher = stored_teacher(config)
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
     return trainer
@@ -203,13 +204,15 @@ def _write_start(
 def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, Any]]:
     """Student and teacher, and where they came from."""
     student = build_student(config.student, task, config.teacher)
-    teacher = None if config.teacher is None else build_teacher(config.teacher, task)
+    teacher = build_teacher(config.teacher, task)
     taken = None
     if config.student.init_layers is not None:
         taken = take_over_layers(config.student, student, teacher, config.teacher, task)
     models = {"student": provenance(config.student, student, taken)}
     if teacher not in (None, SELF):
         models["teacher"] = provenance(config.teacher, teacher)
+    elif stored := stored_teacher(config):
+        models["teacher"] = stored
     return student, teacher, models
 
 

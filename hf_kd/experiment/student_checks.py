@@ -90,7 +90,9 @@ def _teacher_problems(given: Mapping[str, Any], teacher: Any) -> list[str]:
     name = teacher.get("model") if isinstance(teacher, Mapping) else None
     problems = []
     if given.get("init_layers") is not None and (name is None or name == SELF):
-        problems.append("student.init_layers: takes layers over from a teacher, and there is none. Give one.")
+        problems.append(
+            "student.init_layers: takes layers over from a teacher, and there is none. Give teacher.model."
+        )
     if name == SELF:
         if "peft" not in given:
             problems.append(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,20 @@ from transformers.utils import logging
 
 from ..adapters import SELF
 from ..data import Task, add_teacher_inputs
+from ..data.stored_logits import stored_facts
 from ..functional import IGNORE_INDEX, SINGLE_LABEL
-from ..inputs import TEACHER_PREFIX, DistillationCollator, collator_for, model_columns, teacher_inputs
+from ..inputs import (
+    TEACHER_LOGITS,
+    TEACHER_PREFIX,
+    DistillationCollator,
+    collator_for,
+    model_columns,
+    teacher_inputs,
+)
 from ..label_map import LabelMap, match_models
 from ..registry import ConfigError
 from ..sanity import TeacherScore, score_teacher
+from ..teacher import teacher_logits
 from ..trainer import DistillationTrainer
 from .checks import one_line
 from .config import ExperimentConfig, TeacherSection
@@ -37,16 +47,19 @@ class TeacherSide:
         task: The data, with `teacher_` columns where the teacher reads other inputs than the student.
         processor: The teacher's tokenizer or image processor; None where it reads the student's inputs.
         label_map: Which of its classes is which of the student's; None where nothing is matched.
+        is_stored: It answered earlier, and is not there.
     """
 
     task: Task
     processor: Any = None
     label_map: LabelMap | None = None
+    is_stored: bool = False
 
     def facts(self, score: TeacherScore | None) -> dict[str, Any]:
         """Plain values for `teacher.json`."""
+        own = "the student's" if self.processor is None else "its own"
         return {
-            "inputs": "the student's" if self.processor is None else "its own",
+            "inputs": "none: its logits are stored" if self.is_stored else own,
             "label_map": None if self.label_map is None else self.label_map.to_dict(),
             "checked_rows": None if score is None else score.rows,
             "accuracy": None if score is None else score.accuracy,
@@ -74,6 +87,17 @@ def teacher_side(
         ConfigError: Its processor cannot be loaded or does not fit, or the classes do not correspond.
     """
     section = config.teacher
+    if section is not None and section.column is not None:
+        lacking = [split for split in splits if TEACHER_LOGITS not in getattr(task, split).column_names]
+        if lacking:
+            raise ConfigError(
+                [
+                    f"teacher.column: {' and '.join(lacking)} rows have no column {section.column!r}, and the run "
+                    "reads the teacher's logits there. Store them for all splits, or leave "
+                    "training.evaluate_with_teacher out."
+                ]
+            )
+        return TeacherSide(task, is_stored=True)
     if teacher in (None, SELF) or section is None:
         return TeacherSide(task)
     try:
@@ -152,11 +176,12 @@ def checked_teacher(trainer: DistillationTrainer, task: Task, section: TeacherSe
     Raises:
         ConfigError: It is no better than guessing.
     """
-    if section is None or trainer.teacher is None or trainer.problem_type != SINGLE_LABEL:
+    if section is None or trainer.problem_type != SINGLE_LABEL:
         return None
     if task.num_train_rows is None:  # a stream is not read twice
         return None
-    trainer.teacher.is_vouched_for = True
+    if trainer.teacher is not None:
+        trainer.teacher.is_vouched_for = True
     rows = _labelled_rows(task, trainer.objective.shared)
     if len(rows) < LEAST_ROWS:
         return None
@@ -164,20 +189,36 @@ def checked_teacher(trainer: DistillationTrainer, task: Task, section: TeacherSe
     for start in range(0, len(rows), size):
         batch = trainer.data_collator([task.train[int(index)] for index in rows[start : start + size]])
         batch = trainer._prepare_inputs(batch)
-        logits = trainer.teacher.logits(batch, trainer.accelerator)
+        logits = teacher_logits(trainer.teacher, batch, trainer.accelerator, trainer.objective.kd_weight)
         choices.append(logits.argmax(-1).cpu())
         labels.append(trainer.objective.distilled_rows(batch[trainer.label_name])[0].cpu())
     score = score_teacher(torch.cat(choices).numpy(), torch.cat(labels).numpy(), logits.shape[-1])
-    label_map = trainer.teacher.label_map
+    say_score(score, section, None if trainer.teacher is None else trainer.teacher.label_map)
+    return score
+
+
+def say_score(score: TeacherScore, section: TeacherSection, label_map: LabelMap | None) -> None:
+    """Log how often a teacher is right.
+
+    Raises:
+        ConfigError: It is near chance, and the section does not allow that.
+    """
     if not score.is_doubtful:
         logger.info(score.summary())
-        return score
+        return
+    words = score.words(label_map)
     if section.sanity_check and score.is_near_chance:
-        raise ConfigError(
-            [f"teacher.model: {score.words(label_map)} To train with it all the same, set teacher.sanity_check=false."]
-        )
-    logger.warning(score.words(label_map))
-    return score
+        where = "model" if section.column is None else "column"
+        raise ConfigError([f"teacher.{where}: {words} To train with it all the same, set teacher.sanity_check=false."])
+    logger.warning(words)
+
+
+def stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
+    """What stands beside stored logits about the teacher that gave them; None where they are not used, or unknown."""
+    if config.teacher is None or config.teacher.column is None or config.data.path is None:
+        return None
+    path = Path(config.data.path).expanduser()
+    return stored_facts(path if path.is_dir() else path.parent).get("teacher")
 
 
 def _labelled_rows(task: Task, shared: Any) -> np.ndarray:

@@ -65,7 +65,8 @@ class RunRecord:
         """Name, commit, parameters and so on, as far as known; None for a student trained alone."""
         if "teacher" in self.provenance:
             return self.provenance["teacher"]
-        return self.resolved.get("teacher") and {"name": self.resolved["teacher"]["model"], **self.resolved["teacher"]}
+        told = self.resolved.get("teacher") or {}
+        return {"name": told["model"], **told} if told.get("model") else None
 
     @property
     def distilled(self) -> bool:

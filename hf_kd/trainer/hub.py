@@ -44,6 +44,7 @@ class HubTrainer(Trainer):
     """
 
     revisions: Mapping[str, str | None] = MappingProxyType({})
+    stored_teacher: Mapping[str, Any] | None = None
     """Which revision of "teacher" and "student" was loaded, for whoever knows; models do not remember it."""
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -250,7 +251,7 @@ def sources(trainer: Any) -> dict[str, dict[str, Any] | None]:
     teacher, told = trainer.teacher, trainer.revisions
     student = trainer.accelerator.unwrap_model(trainer.model)
     return {
-        "teacher": None if teacher is None else describe_model(teacher.model, told.get("teacher")),
+        "teacher": trainer.stored_teacher if teacher is None else describe_model(teacher.model, told.get("teacher")),
         "student": describe_model(student, told.get("student")),
     }
 

@@ -1,0 +1,150 @@
+"""Ask the teacher of a configuration once about all rows, and write rows and answers down for any number of runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..adapters import SELF
+from ..data import BENCHMARKS, Task
+from ..data.stored_logits import save_rows
+from ..functional import IGNORE_INDEX, SINGLE_LABEL
+from ..inputs import LABEL_WEIGHT, TEACHER_LOGITS, DistillationCollator, collator_for
+from ..registry import ConfigError
+from ..sanity import TeacherScore, score_teacher
+from ..teacher_logits import ClassesOf, add_teacher_logits
+from ..trainer.hub import describe_model
+from .build import build_task, build_teacher
+from .checks import one_line
+from .config import ExperimentConfig
+from .teacher_side import LEAST_ROWS, say_score, teacher_side
+
+SPLITS = ("train", "validation", "test")
+PROCESSOR = "processor"
+
+
+@dataclass(frozen=True)
+class StoredLogits:
+    """What came of it.
+
+    Args:
+        folder: Where the rows lie.
+        rows: How many there are of each split.
+        num_labels: Logits per row.
+        accuracy: How often the teacher is right on the labelled rows of each split; only where rows have one class.
+        overrides: What turns the configuration into one that trains from the folder.
+    """
+
+    folder: str
+    rows: dict[str, int]
+    num_labels: int
+    accuracy: dict[str, float]
+    overrides: list[str]
+
+
+def store_teacher_logits(
+    config: ExperimentConfig,
+    folder: str | Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> StoredLogits:
+    """Write the data of a configuration with the teacher's logits of every row, as files that `load_task` reads.
+
+    The folder then holds a Parquet file per split (texts or images, ``label``, ``teacher_logits``), ``labels.txt``,
+    and ``teacher_logits.json``, which says whose logits they are. Any run on these rows then needs no teacher
+    (`teacher.column`), whatever its method, temperature, seed or student. `data.max_samples`, `data.labelled` and the
+    split that was cut off are those of the configuration, for good.
+
+    Args:
+        config: Its sections `data` and `teacher`; of `student` only what makes the inputs, of `training`
+            `per_device_eval_batch_size`.
+        folder: Where to write; it must not exist, or be empty.
+        splits: Which splits the teacher is asked about. All are written.
+        on_progress: Told the split, the rows done and all its rows.
+
+    Raises:
+        ConfigError: There is no teacher to ask, it does not fit the data or is near chance, training images are
+            augmented or streamed, or the folder is not empty.
+    """
+    folder, section = Path(folder), config.teacher
+    problems = _problems(config, folder, splits)
+    if problems:
+        raise ConfigError(problems)
+    task = build_task(config)
+    teacher = build_teacher(section, task)
+    side = teacher_side(config, teacher, ClassesOf(task), task, splits)
+    collated = side.task
+    if side.processor is not None:
+        collated = replace(collated, collator=DistillationCollator(task.collator, collator_for(side.processor)))
+    size = config.training.get("per_device_eval_batch_size", 64)
+    try:
+        stored = add_teacher_logits(
+            collated, teacher, label_map=side.label_map, batch_size=size, splits=splits, on_progress=on_progress
+        )
+    except ValueError as error:
+        raise ConfigError([f"teacher.model: {one_line(error)}"]) from error
+    scores = {} if task.problem_type != SINGLE_LABEL else {split: _score(stored, split) for split in splits}
+    scores = {split: score for split, score in scores.items() if score is not None}
+    if "train" in scores and scores["train"].rows >= LEAST_ROWS:
+        say_score(scores["train"], section, side.label_map)
+    label, image = config.data.label_column or "label", config.data.image_column or "image"
+    accuracy = {split: score.accuracy for split, score in scores.items()}
+    source = {
+        "name": config.data.name or config.data.path,
+        "fingerprint": task.fingerprint,
+        "description": task.description,
+    }
+    facts = {"teacher": describe_model(teacher, section.revision), "data": source, "accuracy": accuracy}
+    partial = folder.with_name(f".{folder.name}.partial")
+    save_rows(stored, partial, facts, label_column=label, image_column=image)
+    overrides = _overrides(config, folder)
+    if any(line.startswith("student.processor=") for line in overrides):
+        task.processing_class.save_pretrained(partial / PROCESSOR)
+    if folder.is_dir():
+        folder.rmdir()
+    partial.rename(folder)
+    rows = {split: len(getattr(stored, split)) for split in SPLITS}
+    return StoredLogits(str(folder), rows, task.num_labels, accuracy, overrides)
+
+
+def _problems(config: ExperimentConfig, folder: Path, splits: Sequence[str]) -> list[str]:
+    section, problems = config.teacher, []
+    if section is None or section.model is None:
+        problems.append("teacher.model: is required: without a teacher there is nobody to ask.")
+    elif section.model == SELF:
+        problems.append("teacher.model: is `self`, which only exists beside a student in training. Name a checkpoint.")
+    if config.data.augmentation is not None:
+        problems.append(
+            "data.augmentation: shows every row differently each time, and one answer per row is stored. Remove it."
+        )
+    if config.data.streaming:
+        problems.append("data.streaming: rows that are not kept cannot be written beside their logits. Remove it.")
+    unknown = [split for split in splits if split not in SPLITS]
+    if unknown or not splits:
+        problems.append(f"splits: expected some of {', '.join(SPLITS)}, got {', '.join(splits) or 'none'}.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        problems.append(f"{folder}: is there already. Remove it, or name another folder.")
+    return problems
+
+
+def _score(task: Task, split: str) -> TeacherScore | None:
+    """How often the stored logits are right; None without labelled rows."""
+    columns = getattr(task, split).with_format("numpy", columns=["labels", TEACHER_LOGITS])
+    labels, choices = columns["labels"][:], np.asarray(columns[TEACHER_LOGITS][:]).argmax(-1)
+    known = labels != IGNORE_INDEX
+    return score_teacher(choices[known], labels[known], task.num_labels) if known.any() else None
+
+
+def _overrides(config: ExperimentConfig, folder: Path) -> list[str]:
+    """What to put behind `hf-kd train CONFIG` to train from the folder."""
+    data = config.data
+    gone = [key for key in ("subset", "revision", "splits", "sample_weight", "class_weights") if getattr(data, key)]
+    gone += ["name"] if data.name is not None and data.name not in BENCHMARKS else []
+    made = [f"data.path={folder}", *(f"data.{key}=null" for key in gone)]
+    if data.sample_weight is not None or data.class_weights is not None:
+        made.append(f"data.sample_weight={LABEL_WEIGHT}")
+    if config.student.processor is None and config.student.model is None:
+        made.append(f"student.processor={folder / PROCESSOR}")
+    return [*made, f"teacher={{column: {TEACHER_LOGITS}}}"]
