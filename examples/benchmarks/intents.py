@@ -1,4 +1,4 @@
-"""Does distillation help a tiny BERT on intents, where nothing is pretrained? Every method, three seeds, two data sets.
+"""Does distillation help a tiny BERT on intents when nothing is pretrained? Seven ways, three seeds, two data sets.
 
     python examples/benchmarks/intents.py outputs/intents
     python examples/benchmarks/intents.py outputs/intents --data banking77 --path ~/data/banking77 --tokenizer ~/vocab

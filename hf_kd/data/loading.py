@@ -138,16 +138,14 @@ def load_task(
         teacher_logits=teacher_logits,
         cache_dir=None if cache_dir is None else str(cache_dir),
     )
-    benchmark = _benchmark(name_or_path, path)
-    source = _source(name_or_path, path, options, seed, benchmark)
-    name = table_name(name_or_path)
-    processor = _checked_processor(name, source, processor)
+    source, benchmark = _source(name_or_path, path, options, seed)
+    processor = _checked_processor(table_name(name_or_path), source, processor)
     compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
     changes = _checked_augmentation(augmentation, source, processor, teacher_logits)
     splits_made, notes = _inputs(source, tables, processor, max_length, changes)
     return Task(
-        name=name,
+        name=table_name(name_or_path),
         modality=source.modality,
         **splits_made,
         collator=TextCollator(processor) if source.modality == "text" else ImageCollator(),
@@ -268,8 +266,11 @@ def _check_numbers(seed: int, max_length: int | None) -> None:
         )
 
 
-def _source(name_or_path: Any, path: Any, options: TableOptions, seed: int, benchmark: Benchmark | None) -> Source:
+def _source(name_or_path: Any, path: Any, options: TableOptions, seed: int) -> tuple[Source, Benchmark | None]:
+    """The rows, and the benchmark they are of."""
     known = (*EMBEDDED, *BENCHMARKS)
+    read = stream_source if options.streaming else table_source
+    benchmark = _benchmark(name_or_path, path)
     if benchmark is not None:
         if path is not None and not Path(path).expanduser().exists():
             raise ValueError(
@@ -278,11 +279,9 @@ def _source(name_or_path: Any, path: Any, options: TableOptions, seed: int, benc
             )
         options = benchmark.options(options, local=path is not None)
         where = benchmark.hub if path is None else path
-        read = stream_source if options.streaming else table_source
-        return read(where, options, seed=seed, known_tasks=known, benchmark=benchmark)
+        return read(where, options, seed=seed, known_tasks=known, benchmark=benchmark), benchmark
     if not isinstance(name_or_path, str) or not name_or_path.startswith("embedded/"):
-        read = stream_source if options.streaming else table_source
-        return read(name_or_path, options, seed=seed, known_tasks=known, benchmark=None)
+        return read(name_or_path, options, seed=seed, known_tasks=known, benchmark=None), None
     if name_or_path not in EMBEDDED:
         raise ValueError(
             f"`load_task(name_or_path=...)` is {name_or_path!r}, which is no embedded set: names that start with "
@@ -294,7 +293,7 @@ def _source(name_or_path: Any, path: Any, options: TableOptions, seed: int, benc
             f"`load_task({', '.join(f'{option}=...' for option in given)})` was passed with {name_or_path!r}: the "
             "columns and splits of an embedded set are fixed. Leave it out."
         )
-    return EMBEDDED[name_or_path]()
+    return EMBEDDED[name_or_path](), None
 
 
 def _checked_processor(name: str, source: Source, processor: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ..label_map import read_mapping
 from ..objective import DistillationObjective
+from .config import TeacherSection
 from .student_checks import folder_problems, mistyped, one_line
 
 _OF_A_COLUMN = ("column", "sanity_check")
@@ -55,10 +56,11 @@ def _source_problems(teacher: Mapping[Any, Any]) -> list[str]:
 
 def _column_problems(teacher: Mapping[Any, Any], data: Any, objective: DistillationObjective | None) -> list[str]:
     """What only a teacher that runs can have or give."""
+    fields = TeacherSection.model_fields
     problems = [
         f"teacher.{key}: is about a teacher that runs, and teacher.column is what one answered earlier. Remove one."
-        for key in teacher
-        if key not in _OF_A_COLUMN
+        for key, value in teacher.items()
+        if key not in _OF_A_COLUMN and key in fields and value != fields[key].default
     ]
     data = data if isinstance(data, Mapping) else {}
     if data.get("augmentation"):
