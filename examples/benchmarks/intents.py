@@ -4,8 +4,8 @@
     python examples/benchmarks/intents.py outputs/intents --data banking77 --path ~/data/banking77 --tokenizer ~/vocab
 
 One teacher per data set answers once about all rows; all students then learn from its stored logits, with the same
-rows, steps and initial weights per seed. Finished runs are kept: call it again to go on. `--path` is a local copy of
-one data set, `--tokenizer` a local tokenizer, where the Hub is not at hand.
+rows, steps and initial weights per seed. Finished runs are lines of `<data>.jsonl` and are not run again. `--path` is
+a local copy of one data set, `--tokenizer` a local tokenizer, where the Hub is not at hand.
 """
 
 import argparse
@@ -16,69 +16,77 @@ import sys
 from pathlib import Path
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-ALONE = "student alone"
+TEACHER, ALONE = "teacher", "student alone"
 METHODS = (ALONE, "kd", "ctkd", "dtkd", "wttm", "dkd", "dist")
 SEEDS = (0, 1, 2)
+KEPT = ("accuracy", "f1_macro", "agreement", "teacher_kl", "ece", "loss")
 
 
 def hf_kd(*arguments):
-    subprocess.run([sys.executable, "-m", "hf_kd", *map(str, arguments)], check=True)
-
-
-def results(folder):
-    path = folder / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    subprocess.run([sys.executable, "-m", "hf_kd", *map(str, arguments)], check=True, stdout=sys.stderr)
 
 
 class Comparison:
     def __init__(self, data, folder, path, tokenizer):
-        self.configs, self.folder = CONFIGS / data, folder / data
-        self.teacher, self.taught = self.folder / "teacher", self.folder / "taught"
-        self.common = ["training.report_to=none", "training.disable_tqdm=true"]
-        self.common += [f"student.processor={tokenizer}"] if tokenizer else []
+        self.data, self.configs, self.folder, self.tokenizer = data, CONFIGS / data, folder / data, tokenizer
         self.path = [f"data.path={path}"] if path else []
+        self.log = folder / f"{data}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        self.done = {(run["method"], run["seed"]): run for run in map(json.loads, lines)}
 
-    def train_teacher(self):
-        if results(self.teacher) is None:
-            place = f"output_dir={self.teacher}"
-            hf_kd("train", self.configs / "scratch_teacher.yaml", place, *self.path, *self.common)
-        if not self.taught.exists():
-            place = f"teacher.model={self.teacher}"
-            hf_kd("add-logits", self.configs / "scratch_student.yaml", self.taught, place, *self.path, *self.common)
+    def train(self, config, folder, *options):
+        if not (folder / "results.json").exists():
+            quiet = ["training.report_to=none", "training.disable_tqdm=true"]
+            hf_kd("train", self.configs / config, f"output_dir={folder}", *quiet, *options)
+        return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+    def taught(self):
+        """The rows with the logits of the teacher, which is trained first."""
+        teacher, taught = self.folder / "teacher", self.folder / "taught"
+        own = [f"student.processor={self.tokenizer}"] if self.tokenizer else []
+        found = self.train("scratch_teacher.yaml", teacher, *self.path, *own)
+        if not taught.exists():
+            hf_kd("add-logits", self.configs / "scratch_student.yaml", taught, f"teacher.model={teacher}", *self.path)
+        return found, taught
 
     def run(self, method, seed):
-        folder = self.folder / f"{method.replace(' ', '_')}_{seed}"
-        if results(folder) is None:
-            processor = [] if any("student.processor" in text for text in self.common) else [self.taught / "processor"]
-            options = [f"data.path={self.taught}", *self.common, *(f"student.processor={path}" for path in processor)]
-            options += [f"output_dir={folder}", f"seed={seed}"]
-            if method == ALONE:
-                options += ["teacher=null", "method=null", "objective={ce_weight: 1.0, kd_weight: 0.0}"]
-            else:
-                options += ["teacher={column: teacher_logits}", f"method={method}"]
-                options += ["training.evaluate_with_teacher=true"]
-            hf_kd("train", self.configs / "scratch_student.yaml", *options)
-        return results(folder)
+        if (method, seed) not in self.done:
+            found, taught = self.taught()
+            if method != TEACHER:
+                options = [f"data.path={taught}", f"student.processor={taught / 'processor'}", f"seed={seed}"]
+                if method == ALONE:
+                    options += ["teacher=null", "method=null", "objective={ce_weight: 1.0, kd_weight: 0.0}"]
+                else:
+                    options += ["teacher={column: teacher_logits}", f"method={method}"]
+                    options += ["training.evaluate_with_teacher=true"]
+                folder = self.folder / f"{method.replace(' ', '_')}_{seed}"
+                found = self.train("scratch_student.yaml", folder, *options)
+            kept = {"method": method, "seed": seed, "rows": found["data_fingerprint"]}
+            kept |= {"parameters": found["student_parameters"], "train_seconds": found["train_seconds"]}
+            for split in ("validation", "test"):
+                kept[split] = {key: round(found[split][key], 5) for key in KEPT if key in found[split]}
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(kept) + "\n")
+            self.done[method, seed] = kept
+        return self.done[method, seed]
 
     def table(self):
-        teacher = results(self.teacher)
-        alone = [self.run(ALONE, seed)["test"]["accuracy"] for seed in SEEDS]
-        rows = [
-            f"{self.configs.name}: teacher of {teacher['student_parameters']:,} parameters, rows "
-            f"{teacher['data_fingerprint']}; {len(SEEDS)} seeds, test rows, mean ± sd",
-            "",
-            "| | accuracy | gain over the student alone, by seed | agreement | ECE |",
-            "|---|---|---|---|---|",
-            f"| teacher (1 seed) | {teacher['test']['accuracy']:.4f} | | | {teacher['test']['ece']:.3f} |",
-        ]
+        teacher = self.run(TEACHER, 42)
+        alone = [self.run(ALONE, seed) for seed in SEEDS]
+        yield f"{self.data}, rows {teacher['rows']}: teacher of {teacher['parameters']:,} parameters (one seed),"
+        yield f"students of {alone[0]['parameters']:,}; test rows; mean ± sd of {len(SEEDS)} seeds"
+        yield ""
+        yield "| | accuracy | gain over the student alone, by seed | agreement with the teacher | ECE |"
+        yield "|---|---|---|---|---|"
+        yield f"| teacher | {teacher['test']['accuracy']:.4f} | | | {teacher['test']['ece']:.4f} |"
         for method in METHODS:
-            runs = [self.run(method, seed) for seed in SEEDS]
-            scores = {key: [run["test"].get(key) for run in runs] for key in ("accuracy", "agreement", "ece")}
-            gains = [after - before for after, before in zip(scores["accuracy"], alone, strict=True)]
-            said = ", ".join(f"{gain:+.4f}" for gain in gains) if method != ALONE else ""
-            cells = [spread(scores[key]) for key in ("accuracy", "agreement", "ece")]
-            rows.append(f"| {method} | {cells[0]} | {said} | {cells[1]} | {cells[2]} |")
-        return "\n".join(rows)
+            runs = [self.run(method, seed)["test"] for seed in SEEDS]
+            gains = [f"{run['accuracy'] - own['test']['accuracy']:+.4f}" for run, own in zip(runs, alone, strict=True)]
+            cells = [spread([run.get(key) for run in runs]) for key in ("accuracy", "agreement", "ece")]
+            cells.insert(1, "" if method == ALONE else ", ".join(gains))
+            yield f"| {method} | {' | '.join(cells)} |"
+        yield ""
 
 
 def spread(values):
@@ -96,11 +104,10 @@ def main():
         parser.error("--path is a copy of one data set: say which with --data")
     for data in [arguments.data] if arguments.data else ("clinc150", "banking77"):
         comparison = Comparison(data, arguments.folder.absolute(), arguments.path, arguments.tokenizer)
-        comparison.train_teacher()
-        for seed in SEEDS:
+        for seed in SEEDS:  # a seed of every method first: a break leaves a comparison
             for method in METHODS:
                 comparison.run(method, seed)
-        print(comparison.table(), flush=True)
+        print(*comparison.table(), sep="\n", flush=True)
 
 
 if __name__ == "__main__":
