@@ -30,6 +30,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_kd.heads import head_layers
 from hf_kd.students import student_from_config
 
 SIZE = 32
@@ -169,6 +170,8 @@ def model_files(name, folder):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = student_from_config(config)
+        for layer in head_layers(model):
+            torch.nn.init.normal_(layer.bias)  # a bias of 0 is taken for a head that was never trained
     state = model.state_dict()
     if classes == 0:  # pretrained on text alone: no head
         prefix = f"{model.base_model_prefix}."
