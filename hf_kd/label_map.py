@@ -87,7 +87,7 @@ class LabelMap:
             student_labels: The student's.
             mapping: `{teacher name: student name}`, or a JSON or YAML file of one, for classes whose names differ.
                 Several teacher classes may go to one of the student's. None as student name leaves a teacher class
-                out.
+                out. A number that is no class's name is an id: `{517: "crane2"}` where two classes are called crane.
 
         Raises:
             ValueError: Names without a partner on both sides, ambiguous names, or no class in common.
@@ -285,7 +285,8 @@ def _partners(
     if is_generic(teacher) or is_generic(student):
         return partners  # names that say nothing match nothing
     ids = _ids(student)
-    repeated = [name for name, found in _ids(teacher).items() if len(found) > 1 and name in ids]
+    left = [name for index, name in enumerate(teacher) if index not in partners]
+    repeated = [name for name, found in _ids(left).items() if len(found) > 1 and name in ids]
     repeated += [name for name, found in ids.items() if len(found) > 1]
     for index, name in enumerate(teacher):
         if index in partners or normalized(name) not in ids:
@@ -294,7 +295,7 @@ def _partners(
             raise ValueError(
                 f"`teacher_model` and `model` name their classes differently, and {name!r} is the name of several "
                 "classes of one model: which is which cannot be told. Load them with unique names in `id2label`, or "
-                "pass a `LabelMap` with the class ids."
+                f"say it by id: `label_map={{{index}: ...}}`."
             )
         partners[index] = ids[normalized(name)][0]
     return partners
@@ -312,6 +313,8 @@ def _find(name: str, names: Sequence[str], owner: str) -> int:
     found = exact or [index for index, other in enumerate(names) if normalized(other) == normalized(name)]
     if len(found) == 1:
         return found[0]
+    if not found and name.isdecimal() and int(name) < len(names):
+        return int(name)
     problem = f"names several classes of `{owner}`" if found else f"is no class of `{owner}`"
     near = nearest(name, names)
     hint = f" Did you mean {near!r}?" if near and not found else ""

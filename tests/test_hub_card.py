@@ -83,6 +83,13 @@ def test_the_card_says_who_taught_what_how(folder):
     assert "title = {{Curriculum Temperature for Knowledge Distillation}}" in section(text, "Citation")
 
 
+def test_the_card_of_a_stream_does_not_count_its_rows(folder):
+    """The run is over by then: a card that fails would take hours of training with it."""
+    edit(folder, "results.json", train_rows=None, labelled_rows=None)
+    text = write_card(folder, repo_id="org/student").read_text()
+    assert "Rows streamed and not counted; fingerprint of the rows `abc`" in section(text, "Data")
+
+
 def test_metadata_are_what_the_hub_reads(folder):
     """A model without them is not found by task, data set or score. The teacher is not the base of the weights."""
     data = ModelCard.load(write_card(folder, repo_id="org/student")).data

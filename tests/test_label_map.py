@@ -107,6 +107,18 @@ def test_repeated_names_are_fine_in_the_same_order_and_refused_in_another():
         LabelMap.match(["crane", "crane", "cat"], ["cat", "crane", "crane"])
 
 
+def test_classes_of_one_name_are_told_apart_by_id():
+    """ImageNet has two cranes; models call both so, and the data set calls the second one crane2."""
+    teacher, student = ["crane", "dog", "crane", "7"], ["crane", "dog", "crane2", "seven"]
+    with pytest.raises(ValueError, match=r"several classes .* by id: `label_map=\{0: ...\}`"):
+        LabelMap.match(teacher, student)
+    label_map = LabelMap.match(teacher, student, {2: "crane2", 7: "seven"})  # a class's name goes before an id
+    assert (label_map.is_identity, label_map.by) == (True, "map")
+    assert LabelMap.match(["a", "a"], ["a", "b"], {"1": "b"}).is_identity
+    with pytest.raises(ValueError, match="'4' is no class of `teacher_model`"):
+        LabelMap.match(teacher, student, {4: "crane2"})
+
+
 @pytest.mark.parametrize(
     ("teacher", "student", "mapping", "message"),
     [

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
-from hf_kd import DistillationTrainer, DistillationTrainingArguments
+from hf_kd import DistillationTrainer, DistillationTrainingArguments, add_teacher_inputs
 from hf_kd.data import load_task
 from hf_kd.data import streaming as streaming_module
 from hf_kd.data.wordpiece import train_wordpiece
@@ -126,3 +126,39 @@ def test_a_configuration_without_steps_is_refused(parquet, tmp_path):
         parse_config(given)
     assert "data.labelled: chooses among all rows" in str(caught.value)
     parse_config({**given, "data": {"path": str(parquet), "streaming": True}, "training": {"max_steps": 3}})
+
+
+def test_a_teacher_with_its_own_image_processor_sees_the_same_view(parquet, processor, tmp_path, monkeypatch):
+    """Made of the augmented image: another crop would be another question than the student's."""
+    monkeypatch.setattr(streaming_module, "HELD_OUT_ROWS", 12)
+    where = {"path": parquet, "streaming": True, "cache_dir": tmp_path / "cache"}
+    task = load_task("imagenet-1k", processor=processor, augmentation="random_resized_crop", **where)
+    theirs = ViTImageProcessor(size={"height": 12, "width": 12}, image_mean=[0.1] * 3)
+    added = add_teacher_inputs(task, theirs, splits=("train", "test"))
+    for rows in (added.train, added.test):
+        for row in list(rows)[:4]:
+            for made, column in ((processor, "pixel_values"), (theirs, "teacher_pixel_values")):
+                expected = made([row["image"]])["pixel_values"][0]
+                assert np.array_equal(np.asarray(row[column]), np.asarray(expected)), column
+    assert "teacher_pixel_values" not in next(iter(added.validation))
+    assert add_teacher_inputs(task, processor) is task
+
+
+def test_a_teacher_with_its_own_tokenizer_reads_the_same_texts(tmp_path):
+    texts = ["one two three", "three four", "five one two two"] * 4
+    for split in ("train", "validation", "test"):
+        lines = [json.dumps({"text": text, "label": index % 2}) for index, text in enumerate(texts)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    (tmp_path / "labels.txt").write_text("even\nodd\n")
+    tokens = (
+        train_wordpiece(texts, vocab_size=60, max_length=16),
+        train_wordpiece(texts[:2], vocab_size=30, max_length=8),
+    )
+    task = load_task(tmp_path, processor=tokens[0], streaming=True, cache_dir=tmp_path / "cache")
+    added = add_teacher_inputs(task, tokens[1], reads=["input_ids"], max_length=4)
+    row = next(iter(added.test))
+    assert row["input_ids"] == tokens[0](row["text"])["input_ids"]
+    assert row["teacher_input_ids"] == tokens[1](row["text"], truncation=True, max_length=4)["input_ids"]
+    assert "teacher_attention_mask" not in row
+    batch = task.collator([row, row])
+    assert "text" not in batch

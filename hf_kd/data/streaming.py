@@ -97,16 +97,20 @@ def stream_source(
 def stream_inputs(
     source: Source, splits: Mapping[str, Stream], processor: Any, max_length: int | None, changes: Augmentation | None
 ) -> tuple[dict[str, Stream], list[str]]:
-    """The streams as the student reads them, and what to say about that."""
+    """The streams as the student reads them, and what to say about that.
+
+    The texts and images stay in the rows, the latter as augmented, for a teacher that reads them its own way. The
+    trainer drops them before it makes a batch.
+    """
     if source.modality == "text":
         limit = token_limit(processor, max_length or source.max_length)
         function = partial(tokenize, columns=source.columns, tokenizer=processor, limit=limit)
         notes = [f"Texts are cut after {limit} tokens, how many is not counted."] if limit else []
-        return {split: _mapped(rows, function, source.columns) for split, rows in splits.items()}, notes
+        return {split: _mapped(rows, function) for split, rows in splits.items()}, notes
     made = {}
     for split, rows in splits.items():
         transform = ImageTransform(processor, source.columns[0], changes if split == "train" else None)
-        made[split] = _mapped(rows, transform, source.columns)
+        made[split] = _mapped(rows, transform)
     return made, [] if changes is None else [f"Training images are augmented: {changes}."]
 
 
@@ -115,7 +119,7 @@ def limited_streams(splits: Mapping[str, Stream], limits: Mapping[str, int]) -> 
     return {split: rows.take(limits[split]) if split in limits else rows for split, rows in splits.items()}
 
 
-def _mapped(rows: Stream, function: Any, columns: tuple[str, ...]) -> Stream:
+def _mapped(rows: Stream, function: Any, columns: tuple[str, ...] = ()) -> Stream:
     return rows.map(function, batched=True, batch_size=BATCH, remove_columns=list(columns))
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import datasets
 import torch
+from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..inputs import TEACHER_PREFIX
-from .processing import CHUNK, LONG_ROWS, PRECOMPUTED_BYTES, UNLIMITED, ImageTransform, _quiet_datasets, token_limit
+from .processing import (
+    CHUNK,
+    LONG_ROWS,
+    PRECOMPUTED_BYTES,
+    UNLIMITED,
+    ImageTransform,
+    _quiet_datasets,
+    token_limit,
+    tokenize,
+)
+from .streaming import BATCH
 from .task import SPLITS, Task
 
 PIXELS = "pixel_values"
@@ -100,6 +112,9 @@ def add_teacher_inputs(
     if same_inputs(processor, own, ignore_length=max_length is not None) and channels in (None, _channels(own)):
         return task
     chosen = {split: getattr(task, split) for split in splits}
+    if isinstance(task.train, datasets.IterableDataset):
+        function = _stream_function(task, processor, max_length, reads, channels)
+        return replace(task, **{s: rows.map(function, batched=True, batch_size=BATCH) for s, rows in chosen.items()})
     with _quiet_datasets(task.modality == "image" or sum(map(len, chosen.values())) < LONG_ROWS):
         if task.modality == "text":
             made = {split: _tokenized(rows, processor, max_length, reads) for split, rows in chosen.items()}
@@ -164,21 +179,41 @@ def _tokenized(
         name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
     ]
     if not 1 <= len(columns) <= 2:
-        raise _without_raw("text", rows)
-    limit = token_limit(tokenizer, max_length)
-    truncation = {"truncation": True, "max_length": limit} if limit else {}
+        raise _without_raw("text", rows.column_names)
+    tokens = partial(_tokens, columns=columns, tokenizer=tokenizer, max_length=max_length, reads=reads)
+    return rows.map(tokens, batched=True, keep_in_memory=True, desc="Tokenizing for the teacher")
 
-    def tokenize(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        made = dict(tokenizer(*(batch[column] for column in columns), **truncation))
-        return {TEACHER_PREFIX + key: value for key, value in made.items() if reads is None or key in reads}
 
-    return rows.map(tokenize, batched=True, keep_in_memory=True, desc="Tokenizing for the teacher")
+def _tokens(
+    batch: dict[str, list[str]],
+    columns: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    reads: Collection[str] | None,
+) -> dict[str, list[list[int]]]:
+    """The teacher's columns of a batch."""
+    made = tokenize(batch, tuple(columns), tokenizer, token_limit(tokenizer, max_length))
+    return {TEACHER_PREFIX + key: value for key, value in made.items() if reads is None or key in reads}
+
+
+def _stream_function(
+    task: Task, processor: Any, max_length: int | None, reads: Collection[str] | None, channels: int | None
+) -> Callable[[dict[str, list[Any]]], dict[str, list[Any]]]:
+    """What makes the teacher's columns of a stream, which says what it holds only when it is read."""
+    kind, what = (str, "text") if task.modality == "text" else (Image.Image, "image")
+    row = task.look()[0]
+    columns = [name for name, value in row.items() if isinstance(value, kind)]
+    if not columns:
+        raise _without_raw(what, list(row))
+    if task.modality == "text":
+        return partial(_tokens, columns=columns, tokenizer=processor, max_length=max_length, reads=reads)
+    return TeacherImages(None, processor, columns[0], channels)
 
 
 def _processed(rows: datasets.Dataset, own: Any, processor: Any, channels: int) -> datasets.Dataset:
     raw = next((name for name, kind in rows.features.items() if isinstance(kind, datasets.Image)), None)
     if raw is None:
-        raise _without_raw("image", rows)
+        raise _without_raw("image", rows.column_names)
     transform = TeacherImages(None, processor, raw, channels)
     if raw == PIXELS:  # made when a row is read
         transform.inner = rows.format["format_kwargs"]["transform"]
@@ -201,9 +236,9 @@ def _processed(rows: datasets.Dataset, own: Any, processor: Any, channels: int) 
     )
 
 
-def _without_raw(what: str, rows: datasets.Dataset) -> ValueError:
+def _without_raw(what: str, names: Sequence[str]) -> ValueError:
     return ValueError(
-        f"`add_teacher_inputs(task=...)` finds no {what} in the rows (they have {', '.join(rows.column_names)}): the "
+        f"`add_teacher_inputs(task=...)` finds no {what} in the rows (they have {', '.join(names)}): the "
         f"teacher's inputs are made from the same {what} as the student's. Use a task of `load_task`, or add the "
         f"`{TEACHER_PREFIX}` columns yourself."
     )

@@ -35,7 +35,8 @@ class TeacherSection(Section):
         processor: Hub id or folder of its tokenizer or image processor. By default that of `model`. Where it differs
             from the student's, the teacher gets inputs of its own.
         label_map: `{teacher class: student class}`, or a JSON or YAML file of that, for classes whose names differ;
-            null as student class leaves one out. The others are matched by name.
+            null as student class leaves one out, a number that is no name is a class id. The others are matched by
+            name.
         sanity_check: Refuse a teacher that is near chance on labelled training rows.
         trust_remote_code: Run code that comes with `model`.
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.

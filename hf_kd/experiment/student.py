@@ -94,6 +94,8 @@ def _changed_config(section: StudentSection, classes: Mapping[str, Any]) -> PreT
     kinds = getattr(config, "layer_types", None)
     if depth is not None and kinds and "layer_types" not in given and depth < len(kinds):
         given = {**given, "layer_types": list(kinds[:depth])}  # of the layers that stay
+    if config.model_type == "timm_wrapper":  # a repository of timm says `num_classes`, which wins over names
+        classes = {**classes, "num_labels": len(classes["id2label"])}
     try:
         return AutoConfig.from_pretrained(section.model, **options, **given, **classes)
     except Exception as error:  # noqa: BLE001 - architectures raise anything at settings that do not fit together

@@ -260,8 +260,8 @@ def _data(run: RunRecord) -> str:
     if run.results:
         rows, labelled = run.results["train_rows"], run.results["labelled_rows"]
         some = "all" if rows == labelled else f"{labelled:,}"
-        fingerprint = run.results["data_fingerprint"]
-        parts.append(f"{rows:,} training rows, {some} with a label; fingerprint of the rows `{fingerprint}`.")
+        count = "Rows streamed and not counted" if rows is None else f"{rows:,} training rows, {some} with a label"
+        parts.append(f"{count}; fingerprint of the rows `{run.results['data_fingerprint']}`.")
     parts.append(_preprocessing(run))
     labels = [str(label) for _, label in sorted((run.config.get("id2label") or {}).items(), key=lambda e: int(e[0]))]
     if labels:

@@ -1,0 +1,174 @@
+"""Every configuration in `configs/` runs as it stands, two steps long, against stand-ins of what it names on the Hub.
+
+`stand_ins.py` holds tiny models and data under the real ids, with the real architectures, files and columns, and class
+names where those are known; they are asked for over loopback by the real clients, in one process for all of them. What
+this does not show is that the Hub holds what we think it does.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+import stand_ins
+import yaml
+from hub_server import running_hub
+from test_hub import run_job
+
+from hf_kd.data import BENCHMARKS
+from hf_kd.experiment import load_config
+
+ROOT = Path(__file__).parents[1]
+FILES = {str(path.relative_to(ROOT / "configs"))[:-5]: path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
+
+NAME, POSITION, MAP = "name", "position", "map"
+OWN, SAME = "its own", "the student's"
+EXPECTED = {  # method, how the classes are matched, whose inputs the teacher reads
+    "cifar100/convnext_t_to_deit_tiny_wttm": ("wttm", POSITION, OWN),
+    "cifar100/swin_t_to_resnet18_dist": ("dist", NAME, SAME),
+    "cifar100/vit_b_to_deit_tiny_dkd": ("dkd", NAME, OWN),
+    "cifar100/vit_b_to_four_layers_dtkd": ("dtkd", NAME, SAME),
+    "cifar100/vit_b_to_mobilenetv3_ctkd": ("ctkd", NAME, OWN),
+    "cifar100/vit_b_to_vit_tiny_kd": ("kd", NAME, SAME),
+    "imagenet/deit_b_to_deit_tiny_kd": ("kd", MAP, SAME),
+    "imagenet/regnety_16gf_to_deit_tiny_hard_label": ("hard_label", MAP, OWN),
+    "imagenet/resnet50_to_mobilenet_v1_wttm": ("wttm", MAP, OWN),
+    "imagenet/resnet50_to_mobilenet_v2_dist": ("dist", MAP, OWN),
+    "glue/cola_bert_to_distilbert_annealing": ("annealing_kd", POSITION, OWN),
+    "glue/mnli_bert_to_bert_small_jensen_shannon": ("jensen_shannon", MAP, SAME),
+    "glue/mnli_roberta_large_to_distilbert_wttm": ("wttm", NAME, OWN),
+    "glue/mrpc_bert_four_layers_taid": ("taid", POSITION, SAME),
+    "glue/sst2_bert_to_bert_tiny_kd": ("kd", POSITION, SAME),
+    "glue/sst2_distilbert_to_bert_small_ctkd": ("ctkd", NAME, OWN),
+    "glue/stsb_bert_to_bert_small_logit_mse": ("logit_mse", None, OWN),
+    "clinc150/bert_lora_self_kd": ("kd", None, SAME),
+    "clinc150/bert_to_bert_tiny_dkd": ("dkd", NAME, SAME),
+    "clinc150/bert_to_distilbert_kd": ("kd", NAME, OWN),
+    "clinc150/scratch_student": ("kd", NAME, SAME),
+    "clinc150/scratch_teacher": (None, None, None),
+    "banking77/bert_to_bert_small_dtkd": ("dtkd", NAME, SAME),
+    "banking77/roberta_to_bert_lora_dist": ("dist", NAME, OWN),
+    "banking77/roberta_to_distilbert_lskd": ("lskd", NAME, OWN),
+    "banking77/scratch_student": ("kd", NAME, SAME),
+    "banking77/scratch_teacher": (None, None, None),
+}
+ELSEWHERE = {"embedded/digits_student", "embedded/digits_teacher"}  # run by `test_demo.py`
+ELSEWHERE |= {"embedded/docstrings_student", "embedded/docstrings_teacher"}
+RUN = [name for name in FILES if name not in ELSEWHERE]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """What came of each configuration."""
+    folder = tmp_path_factory.mktemp("configs")
+    with running_hub() as hub:
+        stand_ins.fill(hub, folder / "repositories")
+        paths = [FILES[name] for name in RUN]
+        done, _ = run_job(hub, folder / "home", "config_jobs", "run_all", folder, *paths)
+    return {name: done[str(FILES[name])] for name in RUN}
+
+
+def sections(name):
+    return yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
+
+
+def test_every_file_is_known():
+    """One that nobody runs is wrong before long. Students from scratch may lie with their teachers or not."""
+    known = {*EXPECTED, *ELSEWHERE}
+    assert set(FILES) <= known
+    assert {name for name in known if not name.endswith("scratch_student")} <= set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_is_right_without_any_network(name, tmp_path, monkeypatch):
+    """A misspelt key is a minute's queue on someone's machine; the results lie where the file does."""
+    monkeypatch.chdir(tmp_path)
+    teacher = (sections(name).get("teacher") or {}).get("model", "")
+    if teacher.startswith("./"):
+        (tmp_path / teacher).mkdir(parents=True)  # another file's run
+    config = load_config(FILES[name])
+    assert config.output_dir == f"outputs/{name}"
+    assert config.data.name.startswith(name.split("/")[0].replace("imagenet", "imagenet-1k"))
+    assert config.data.name in BENCHMARKS or name in ELSEWHERE
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_says_what_it_is_and_how_it_is_run(name):
+    """The command in the comment must be this file's; what is not from a paper, and what was never run, is said."""
+    text = FILES[name].read_text(encoding="utf-8")
+    comment = " ".join(line.removeprefix("#").strip() for line in text.split("output_dir:")[0].splitlines())
+    assert re.findall(r"hf-kd train configs/(\S+)\.yaml", comment)[0] == name
+    assert "Not in a paper" in comment or "From elsewhere" in comment
+    assert "Not tried, because it needs the network" in comment or "scratch" in name or name in ELSEWHERE
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_file_runs_as_it_stands(outcomes, name):
+    """From ids to a student with a card: columns, labels, tokenizers, formats and method all fit together."""
+    done = outcomes[name]
+    assert done["error"] is None, done["error"]
+    method, matched, inputs = EXPECTED[name]
+    result, teacher = done["result"], done["teacher"]
+    assert (result["train_steps"], result["method"], len(done["losses"])) == (2, method, 2)
+    assert all(math.isfinite(loss) for loss in done["losses"])
+    assert result["metric"] == BENCHMARKS[result["data"]].metric
+    assert result["metric"] in result["test"]
+    assert {"results.json", "README.md", "loss.png"} <= set(done["files"])
+    assert (teacher and teacher["inputs"]) == inputs
+    assert (teacher and teacher["label_map"] and teacher["label_map"]["by"]) == matched
+    training = sections(name)["training"]
+    assert (done["evaluations"] > 2) == ("eval_strategy" in training)  # and twice at the end
+    assert any(file.startswith("checkpoint") for file in done["files"]) == (training["save_strategy"] is not False)
+
+
+def test_classes_in_another_order_end_up_in_the_data_sets(outcomes):
+    """Entailment is class 0 of the data, class 2 of RoBERTa's and class 1 of TextAttack's model."""
+    groups = {name: done["teacher"]["label_map"]["groups"] for name, done in outcomes.items() if "mnli" in name}
+    assert groups == {
+        "glue/mnli_roberta_large_to_distilbert_wttm": [[2], [1], [0]],
+        "glue/mnli_bert_to_bert_small_jensen_shannon": [[1], [2], [0]],
+    }
+
+
+def test_the_two_cranes_of_imagenet_are_told_apart(outcomes):
+    """Models call both crane and the data set one of them crane2: without the map every teacher would be refused."""
+    for name, done in outcomes.items():
+        if name.startswith("imagenet"):
+            label_map = done["teacher"]["label_map"]
+            assert label_map["groups"] == [[index] for index in range(1000)], name
+            assert label_map["student_labels"][517] == "crane2"
+            assert "streamed and not counted" in done["result"]["data_description"]
+
+
+def test_students_are_what_their_names_say(outcomes):
+    """Two are grown from layers of their teachers, and two train an adapter and leave a plain model too."""
+    for name, done in outcomes.items():
+        grown = done["models"]["student"].get("initialised")
+        assert bool(grown) == ("four_layers" in name), name
+        assert ("merged" in done["files"]) == ("lora" in name), name
+        if grown:
+            assert grown[0].startswith("Student layers 0 to 3 from teacher layers 0, 1, 3, 4"), grown
+    timm = outcomes["cifar100/vit_b_to_mobilenetv3_ctkd"]["models"]
+    assert timm["student"]["architecture"] == "TimmWrapperForImageClassification"
+
+
+def test_every_model_named_has_a_stand_in_and_none_is_left_over():
+    """A stand-in that no file names says nothing about any of them."""
+    keys = [section.get(key) for name in RUN for section in _models(name) for key in ("model", "processor")]
+    hub = {key for key in keys if key and not key.startswith("./") and key != "self"}
+    assert hub == set(stand_ins.MODELS)
+    assert all(key.count("/") == 1 for key in hub), "an id without its owner is redirected"
+
+
+def _models(name):
+    content = sections(name)
+    return [content["student"], content.get("teacher") or {}]
+
+
+@pytest.mark.parametrize("name", [name for name in RUN if "scratch" not in name])
+def test_pickled_weights_are_allowed_only_where_there_are_no_others(name):
+    """Each such model in the files is one whose repository has no safetensors, as the stand-ins have it."""
+    for section in _models(name):
+        model = section.get("model")
+        if model not in (None, "self") and not section.get("from_scratch"):
+            assert section.get("use_safetensors", True) != stand_ins.MODELS[model][2], model
