@@ -170,6 +170,23 @@ class SharedClasses(nn.Module):
         return f"{list(self.classes)} of {len(self.places)}"
 
 
+def known_labels(
+    labels: Tensor | None, mixed: MixedLabels | None, shared: SharedClasses | None = None
+) -> Tensor | None:
+    """Labels as distillation may know them: none on mixed rows, but for a class that the teacher does not know.
+
+    Such a row is left to the cross-entropy whichever of its members is of that class.
+    """
+    if labels is None or mixed is None:
+        return labels
+    is_whole = (mixed.share == 1).reshape(-1, *(1,) * (labels.dim() - 1))
+    known = torch.where(is_whole, labels, IGNORE_INDEX)
+    if shared is not None and labels.dim() == 1:
+        for part, share in ((labels, mixed.share), (mixed.labels, 1 - mixed.share)):
+            known = torch.where((share > 0) & ~shared.taught(part), part, known)
+    return known
+
+
 def taught_view(
     view: View,
     shared: SharedClasses,

@@ -199,7 +199,9 @@ def check_mixable(batch: Mapping[str, Any], read: Iterable[str]) -> None:
     stale = [
         name
         for name, value in batch.items()
-        if isinstance(value, Tensor) and name not in MIXED_COLUMNS and (name in read or name.startswith(TEACHER_PREFIX))
+        if isinstance(value, Tensor)
+        and name not in MIXED_COLUMNS
+        and (name in read or name.startswith(TEACHER_PREFIX))
     ]
     if stale:
         raise ValueError(

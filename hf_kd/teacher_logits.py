@@ -74,6 +74,11 @@ def add_teacher_logits(
             "a column of numbers carries no names. Give the teacher the data's `id2label` if the order is right, or "
             "let it run during training, where classes are matched by name."
         )
+    if "train" in splits and getattr(task.collator, "mixing", None) is not None:
+        raise ValueError(
+            "`add_teacher_logits`: the task's training batches are mixed (mixup, CutMix), and logits stored now would "
+            "belong to the unmixed rows. Load the task without, or let the teacher run during training."
+        )
     accelerator = Accelerator()
     done = {}
     for split in splits:

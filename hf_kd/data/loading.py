@@ -13,8 +13,9 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..metrics import metrics_for
+from ..mixing import Mixing
 from ..registry import suggestion
-from .augmentation import Augmentation
+from .augmentation import Augmentation, parse_augmentation, parse_mixing
 from .benchmarks import BENCHMARKS, Benchmark
 from .digits import digits_source
 from .docstrings import docstrings_source
@@ -99,7 +100,9 @@ def load_task(
         sample_weight: A column of numbers that say how much each training row's label counts. Both weigh the labels
             alone: distillation counts every row once. They make the column ``label_weight``.
         augmentation: Random changes of the training images, e.g. ``"crop_flip"`` or ``{"name": "random_resized_crop",
-            "random_erasing": 0.25}``; see `hf_kd.data.augmentation.Augmentation`.
+            "random_erasing": 0.25}``; see `hf_kd.data.augmentation.Augmentation`. ``mixup`` and ``cutmix``, with
+            ``mix_probability`` and ``switch_probability``, are settings of `hf_kd.Mixing`: `DistillationTrainer` takes
+            them from the task's collator.
         streaming: Read rows as they are needed and store none of them, for sets of the size of ImageNet: splits are
             then `datasets.IterableDataset`, training needs ``max_steps``, and a missing validation split is the first
             10,000 training rows. Classes must be known beforehand.
@@ -140,18 +143,18 @@ def load_task(
     processor = _checked_processor(name, source, processor)
     compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
-    changes = _checked_augmentation(augmentation, source, processor)
+    changes, mixing = _checked_augmentation(augmentation, source, processor)
     splits_made, notes = _inputs(source, tables, processor, max_length, changes)
     return Task(
         name=name,
         modality=source.modality,
         **splits_made,
-        collator=TextCollator(processor) if source.modality == "text" else ImageCollator(),
+        collator=TextCollator(processor) if source.modality == "text" else ImageCollator(mixing),
         compute_metrics=compute_metrics,
         label_names=source.label_names,
         processing_class=processor,
         fingerprint=source.fingerprint,
-        description=" ".join([source.description, *notes]),
+        description=" ".join([source.description, *notes, *_mixing_notes(mixing)]),
         problem_type=source.problem_type,
         metric=metric,
     )
@@ -199,15 +202,27 @@ def _inputs(
     return made, truncation_notes(made, source.columns, processor, limit)
 
 
-def _checked_augmentation(spec: Any, source: Source, processor: Any) -> Augmentation | None:
+def _checked_augmentation(spec: Any, source: Source, processor: Any) -> tuple[Augmentation | None, Mixing | None]:
+    """What changes single images, and what mixes batches of them."""
     if spec is None:
-        return None
+        return None, None
     if source.modality != "image":
         raise ValueError(
             f"`load_task(augmentation={spec!r})`: the rows are {source.modality}s, and augmentations change images. "
             "Leave it out."
         )
-    return Augmentation(spec, processor)
+    names, settings = parse_augmentation(spec)
+    mixing = parse_mixing(spec)
+    if mixing is not None and source.problem_type == REGRESSION:
+        raise ValueError(
+            f"`load_task(augmentation={spec!r})`: the labels are numbers, and squared error is not linear in them, so "
+            "two of them make no loss of a mixture. Leave mixup and cutmix out."
+        )
+    return Augmentation(spec, processor) if names or settings else None, mixing
+
+
+def _mixing_notes(mixing: Mixing | None) -> list[str]:
+    return [] if mixing is None else [f"Training batches are mixed: {mixing!r}."]
 
 
 def _benchmark(name_or_path: Any, path: Any) -> Benchmark | None:
