@@ -24,7 +24,7 @@ from ..sanity import ROWS
 from ..teacher import teacher_logits
 from .checkpoints import CheckpointingTrainer
 from .checks import num_labels
-from .problem_types import check_label_values
+from .problem_types import check_label_presence, check_label_values, check_labels
 from .sampling import BALANCED, balanced_sampler
 from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
 
@@ -38,6 +38,15 @@ class DataTrainer(CheckpointingTrainer):
     """
 
     mixing: Mixing | None = None
+
+    def _check_data(self, mixing: Any, collator: Any) -> None:
+        """Refuse rows that do not go with the student, the objective, or what is to be done to them."""
+        self._set_mixing(mixing, collator)
+        check_label_presence(self.objective, self.train_dataset, self.label_name)
+        for owner in ("train_dataset", "eval_dataset"):
+            check_labels(getattr(self, owner), self.label_name, self.problem_type, num_labels(self.model), owner)
+        if self.args.train_sampling_strategy == BALANCED and self.train_dataset is not None:
+            self._get_train_sampler()
 
     def _set_mixing(self, given: Any, collator: Any) -> None:
         """What was given, else what the collator of a `Task` says; refused where two labels per row mean nothing."""

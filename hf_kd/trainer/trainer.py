@@ -31,7 +31,7 @@ from .data import DataTrainer
 from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, ObjectiveSteps, initialized, join_optimizer
-from .problem_types import check_label_presence, check_label_shape, check_labels, check_problem_type, problem_type_of
+from .problem_types import check_label_shape, check_problem_type, problem_type_of
 from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
 from .teacher_check import TeacherCheck
@@ -140,10 +140,7 @@ class DistillationTrainer(DataTrainer):
         self.objective = objective if objective is not None else self._build_objective()
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         self._bind_objective()
-        self._set_mixing(mixing, data_collator)
-        check_label_presence(self.objective, train_dataset, self.label_name)
-        check_labels(train_dataset, self.label_name, self.problem_type, classes, "train_dataset")
-        check_labels(eval_dataset, self.label_name, self.problem_type, classes, "eval_dataset")
+        self._check_data(mixing, data_collator)
         self._updates_per_epoch: int | None = None
         self._forget_run()
         self._evaluation_rows: EvaluationRows | None = None
