@@ -329,7 +329,7 @@ def cases():
     for weighed in (False, True):
         rows = mixed_rows(RAGGED, weighed=weighed)
         found[f"step-mixed-rows-{weighed}"] = partial(one_step, architecture="bert", rows=rows)
-    found["trajectory-balanced"] = partial(trajectory, method="kd", train_sampling_strategy="balanced")
+    found["trajectory-balanced"] = partial(trajectory, method="kd", dataset=table, train_sampling_strategy="balanced")
     for method in METHODS:
         found[f"trajectory-{method}"] = partial(trajectory, method=method)
     for method in ("kd", "dkd", "dist"):
