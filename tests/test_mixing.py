@@ -314,6 +314,15 @@ def test_one_share_for_all_rows_will_do(tmp_path):
         assert relative_difference(actual, expected) < TOLERANCE
 
 
+def test_no_second_label_may_be_written_as_none(tmp_path):
+    """As no first one may."""
+    rows = mixed_rows(8)
+    expected, _ = one_step(tmp_path, rows, 4, 2)
+    rows = [{**row, "labels_mix": None if row["labels_mix"] == -100 else row["labels_mix"]} for row in rows]
+    actual, _ = one_step(tmp_path, rows, 4, 2)
+    assert torch.equal(actual, expected)
+
+
 def test_columns_of_a_table_are_kept(tmp_path):
     """The Trainer drops columns that the model does not name."""
     rows = mixed_rows(8)
@@ -484,36 +493,22 @@ def test_a_resumed_run_mixes_what_the_uninterrupted_one_mixes(saved_at, tmp_path
     assert losses[0] == losses[1]
 
 
-def test_mixing_counts_for_the_loss_of_the_whole_step(tmp_path):
-    """Unmixed micro-batches beside mixed ones share one denominator."""
-    _, _, trainer = shown(
-        tmp_path, {"mixup": 1.0, "mix_probability": 0.5}, rows=32, gradient_accumulation_steps=8, kd_weight=0.5
-    )
-    student, batches = classifier("vit", 0), []
-    trainer.compute_loss = None
-    again = build_trainer(tmp_path, student, None, table(examples("vit", 32)), kd_weight=0.0, ce_weight=1.0)
-    again._forget_run()
-    again.mixing = trainer.mixing
-    rows = [{k: torch.stack([torch.as_tensor(r[k]) for r in part]) for k in part[0]} for part in chunks(32)]
-    batches = [again._mixed(batch, index) for index, batch in enumerate(rows)]
+def test_unmixed_batches_beside_mixed_ones_share_one_denominator(tmp_path):
+    """A count of labelled rows for the one and a mass of labels for the other do not add up to one mean."""
+    mixing = {"mixup": 1.0, "mix_probability": 0.5}
+    rows = table(examples("vit", 32, "mixed"))
+    batches, _, trainer = shown(tmp_path, mixing, data=rows, gradient_accumulation_steps=8)
     assert {"labels_mix" in batch for batch in batches} == {True, False}
-    total = 0.0
-    student.eval()
+    student, total, mass = classifier("vit", 0).train(), 0.0, 0.0
     for batch in batches:
-        losses = F.cross_entropy(student(pixel_values=batch["pixel_values"]).logits, batch["labels"], reduction="none")
-        if "labels_mix" in batch:
-            second = F.cross_entropy(
-                student(pixel_values=batch["pixel_values"]).logits, batch["labels_mix"], reduction="none"
-            )
-            losses = batch["mix_lambda"] * losses + (1 - batch["mix_lambda"]) * second
-        total += losses.sum().item()
-    ce_weight = trainer.objective.ce_weight
-    assert trainer.state.log_history[0]["ce_loss"] == pytest.approx(ce_weight * total / 32, rel=1e-5)
-
-
-def chunks(rows, size=4):
-    made = examples("vit", rows)
-    return [made[start : start + size] for start in range(0, rows, size)]
+        logits, ones = student(pixel_values=batch["pixel_values"]).logits, torch.ones(4)
+        share = batch.get("mix_lambda", ones)
+        for labels, part in ((batch["labels"], share), (batch.get("labels_mix", batch["labels"]), 1 - share)):
+            total += (part * F.cross_entropy(logits, labels, reduction="none")).sum().item()
+            mass += (part * (labels != -100)).sum().item()
+    assert mass != pytest.approx(sum((batch["labels"] != -100).sum().item() for batch in batches), rel=1e-2)
+    expected = trainer.objective.ce_weight * total / mass
+    assert trainer.state.log_history[0]["ce_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_teacher_is_judged_on_images_as_they_are(tmp_path):

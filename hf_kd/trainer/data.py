@@ -129,8 +129,8 @@ class DataTrainer(CheckpointingTrainer):
 
     def _observe_unmixed(self, batch: dict[str, Any]) -> None:
         """Show the teacher the first rows as they are: on a mixture nobody can tell whether it is right."""
-        check = self._teacher_check
-        if check is None or check.is_done or not self.objective.needs_teacher or check.num_kept >= ROWS:
+        check, is_wanted = self._teacher_check, self.objective.needs_teacher and self.label_name in batch
+        if not is_wanted or check is None or check.is_done or check.num_kept >= ROWS:
             return
         batch = self._prepare_inputs(batch)
         answer = teacher_logits(self.teacher, batch, self.accelerator, self.objective.kd_weight)
