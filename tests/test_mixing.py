@@ -269,6 +269,21 @@ def test_one_step_is_the_same_for_every_split(weighed, tmp_path):
         assert relative_difference(split, whole) < TOLERANCE, (size, accumulation)
 
 
+@pytest.mark.parametrize("method", ["kd", "ctkd"])
+def test_one_step_is_the_same_for_every_split_with_a_teacher_of_fewer_classes(method, tmp_path):
+    """Rows that are left to the cross-entropy are no rows of the distillation, in any micro-batch."""
+    names, steps = ("cat", "dog", "emu", "fox", "gnu"), []
+    for size, accumulation in ((8, 1), (4, 2), (3, 3), (1, 8)):
+        student = classifier("bert", 0, id2label=dict(enumerate(names)))
+        before = weights(student)
+        teacher = classifier("bert", 1, classes=3, id2label=dict(enumerate(("fox", "cat", "emu"))))
+        given = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation, "max_steps": 1}
+        trainer = train(tmp_path, student, teacher, Rows(mixed_rows(8)), method=method, learning_rate=1.0, **given)
+        steps.append(update(before, weights(student)))
+        assert trainer.state.log_history[0]["kd_loss"] > 0
+    assert all(relative_difference(step, steps[0]) < TOLERANCE for step in steps[1:])
+
+
 def test_one_step_goes_where_the_loop_written_by_hand_goes(tmp_path):
     rows = mixed_rows(8, weighed=True)
     student, teacher = classifier("bert", 0).train(), classifier("bert", 1).eval()
@@ -538,6 +553,14 @@ def test_the_collator_of_a_task_brings_the_mixing_along(tmp_path):
     assert trainer.mixing == Mixing(cutmix=1.0)
     loader = DataLoader(task.train, batch_size=4, collate_fn=trainer.data_collator, num_workers=1)
     assert "labels_mix" not in next(iter(loader))
+
+
+def test_heads_for_several_labels_train_on_mixtures(tmp_path):
+    problem = next(name for name, (kind, _) in PROBLEMS.items() if kind.startswith("multi"))
+    rows = table(with_targets(examples("vit", 8), problem, "mixed"))
+    given = {"trainer": {"mixing": {"mixup": 1.0}}, "method": "bernoulli_kl"}
+    trainer = train(tmp_path, head("vit", 0, problem), head("vit", 1, problem), rows, **given)
+    assert trainer.state.log_history[0]["ce_loss"] > 0
 
 
 def test_a_teacher_with_inputs_of_its_own_gets_them_mixed(tmp_path):
