@@ -741,8 +741,3 @@ def test_a_configuration_mixes(tmp_path, monkeypatch):
 def test_a_configuration_that_cannot_mix_is_refused_before_anything_is_read(sections, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         parse_config(configuration(tmp_path, **sections))
-
-
-def test_texts_are_not_mixed():
-    with pytest.raises(ValueError, match="the rows are texts"):
-        load_task("embedded/docstrings", augmentation={"mixup": 0.8}, max_samples=10)
