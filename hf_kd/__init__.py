@@ -15,6 +15,7 @@ _HOMES = {
     "LossOutput": "losses",
     "LabelMap": "label_map",
     "METHODS": "methods",
+    "Mixing": "mixing",
     "Progress": "temperatures",
     "Task": "data",
     "TemperatureStrategy": "temperatures",
@@ -39,6 +40,7 @@ __all__ = [
     "KDLoss",
     "LabelMap",
     "LossOutput",
+    "Mixing",
     "Progress",
     "Task",
     "TemperatureStrategy",
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
     from .label_map import LabelMap
     from .losses import DistillationLoss, KDLoss, LossOutput
     from .methods import METHODS, build_objective
+    from .mixing import Mixing
     from .objective import DistillationObjective
     from .registry import ConfigError
     from .students import init_from_teacher

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .functional import IGNORE_INDEX, labelled_rows
+from .functional import IGNORE_INDEX, labelled_rows, task_loss
 
 EXTRAS_OF_ROWS = ("student_features", "teacher_features")
 """Those of `hf_kd.losses.EXTRAS` that hold one value, or vector, per row."""
@@ -46,6 +46,60 @@ class View(NamedTuple):
     own_rows: Tensor | float
     num_rows: Tensor | float
     num_labelled: Tensor | float
+
+
+class MixedLabels(NamedTuple):
+    r"""The second label of rows that are mixtures of two.
+
+    Args:
+        labels: Of the other members, as those of the first.
+        share: `(batch,)`: \(\lambda\), how much of each row is its first member's, in [0, 1].
+        label_weight: `(batch,)`: how much the second labels count; None for all alike.
+    """
+
+    labels: Tensor
+    share: Tensor
+    label_weight: Tensor | None = None
+
+
+def label_parts(
+    labels: Tensor, label_weight: Tensor | None = None, mixed: MixedLabels | None = None
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Labels, and how much each counts in its row (None: once): one pair, or two of a mixture."""
+    if mixed is None:
+        return [(labels, label_weight)]
+    first, second = mixed.share, 1 - mixed.share
+    if label_weight is not None:
+        if mixed.label_weight is None:
+            raise ValueError(
+                "`label_weight` of mixed rows says how much the first label counts, and nothing says it of the second "
+                "one (`labels_mix`). Add a column `label_weight_mix`."
+            )
+        first, second = first * label_weight.to(first.device), second * mixed.label_weight.to(second.device)
+    return [(labels, first), (mixed.labels, second)]
+
+
+def parts_loss(logits: Tensor, parts: list, problem_type: str, label_smoothing: float) -> Tensor:
+    """`task_loss` of each row, each label by its weight: `(batch,)`.
+
+    Cross-entropy is linear in its target, so this is the cross-entropy with the mixed one.
+    """
+    total = None
+    for labels, weight in parts:
+        rows = task_loss(logits, labels, problem_type, label_smoothing)
+        rows = rows if weight is None else rows * weight.to(rows)
+        total = rows if total is None else total + rows
+    return total
+
+
+def parts_mass(parts: list, row_weight: Tensor | None, problem_type: str) -> Tensor:
+    """What all labels that there are weigh together; their number, without weights."""
+    total = 0.0
+    for labels, weight in parts:
+        mass = labelled_rows(labels, problem_type)
+        mass = mass if weight is None else mass * weight.to(labels.device)
+        total = total + (mass if row_weight is None else mass * row_weight.to(labels.device)).sum()
+    return total
 
 
 def counts_of(
@@ -114,6 +168,23 @@ class SharedClasses(nn.Module):
     def extra_repr(self) -> str:
         """The class ids, for `repr` and the manifest of a checkpoint."""
         return f"{list(self.classes)} of {len(self.places)}"
+
+
+def known_labels(
+    labels: Tensor | None, mixed: MixedLabels | None, shared: SharedClasses | None = None
+) -> Tensor | None:
+    """Labels as distillation may know them: none on mixed rows, but for a class that the teacher does not know.
+
+    Such a row is left to the cross-entropy whichever of its members is of that class.
+    """
+    if labels is None or mixed is None:
+        return labels
+    is_whole = (mixed.share == 1).reshape(-1, *(1,) * (labels.dim() - 1))
+    known = torch.where(is_whole, labels, IGNORE_INDEX)
+    if shared is not None and labels.dim() == 1:
+        for part, share in ((labels, mixed.share), (mixed.labels, 1 - mixed.share)):
+            known = torch.where((share > 0) & ~shared.taught(part), part, known)
+    return known
 
 
 def taught_view(

@@ -31,6 +31,9 @@ TEACHER_LOGITS = "teacher_logits"
 ROW_WEIGHT = "distillation_row_weight"
 ROWS_EVERYWHERE = "distillation_rows"
 LABEL_WEIGHT = "label_weight"
+LABELS_MIX, MIX_LAMBDA, LABEL_WEIGHT_MIX = "labels_mix", "mix_lambda", "label_weight_mix"
+"""Columns of mixed rows: the second label, the share of the first, and how much the second counts."""
+MIX_KEYS = (LABELS_MIX, MIX_LAMBDA, LABEL_WEIGHT_MIX)
 LABEL_KEYS = ("label", "label_ids", "labels")
 
 
@@ -125,7 +128,7 @@ def _is_teachers(key: str) -> bool:
 
 
 def _select(batch: Mapping[str, Any], columns: Sequence[str] | None) -> dict[str, Any]:
-    hidden = (*LABEL_KEYS, TEACHER_LOGITS, ROW_WEIGHT, ROWS_EVERYWHERE, LABEL_WEIGHT)
+    hidden = (*LABEL_KEYS, TEACHER_LOGITS, ROW_WEIGHT, ROWS_EVERYWHERE, LABEL_WEIGHT, *MIX_KEYS)
     return {k: v for k, v in batch.items() if k not in hidden and (columns is None or k in columns)}
 
 
@@ -183,6 +186,7 @@ class DistillationCollator:
         self.problem_type, self.num_labels = problem_type, num_labels or 1
         is_apart = problem_type != SINGLE_LABEL and label_name not in LABEL_KEYS
         self.label_keys = [label_name] if is_apart else list(dict.fromkeys([label_name, *LABEL_KEYS]))
+        self.label_keys.append(LABELS_MIX)
 
     @property
     def tokenizer(self) -> Any:
@@ -204,6 +208,12 @@ class DistillationCollator:
             teacher.append({k.removeprefix(TEACHER_PREFIX): v for k, v in own.items()})
         batch = dict(self.student_collator(student))
         if teacher[0]:
+            if LABELS_MIX in batch and LABELS_MIX not in student[0]:
+                raise ValueError(
+                    f"`DistillationTrainer(data_collator=...)` mixed the student's rows (it returned `{LABELS_MIX}`), "
+                    f"and the teacher reads columns of its own ({', '.join(own)}), which it would mix otherwise or "
+                    "not at all. Hand the trainer `mixing=Mixing(...)` instead, which treats both alike."
+                )
             collate = self.teacher_collator or self.student_collator
             batch |= {TEACHER_PREFIX + key: value for key, value in dict(collate(teacher)).items()}
         return batch

@@ -7,8 +7,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch, SharedClasses, View, counts_of, selected, taught_view
-from .functional import SINGLE_LABEL, labelled_rows, task_loss, upcast
+from .batches import (
+    Batch,
+    MixedLabels,
+    SharedClasses,
+    View,
+    counts_of,
+    known_labels,
+    label_parts,
+    parts_loss,
+    parts_mass,
+    selected,
+    taught_view,
+)
+from .functional import REGRESSION, SINGLE_LABEL, upcast
 from .losses import DistillationLoss, LossOutput
 from .registry import check_flag, check_number
 from .temperatures import Progress, TemperatureStrategy
@@ -68,6 +80,11 @@ class DistillationObjective(nn.Module):
     **Classes that the teacher does not know.** With `shared`, classes given to `bind`, losses that look at the teacher
     see the student's logits of these classes alone, against as many teacher logits, and are averaged over the rows
     that are not labelled with another class. Cross-entropy, and `classify`, are over all classes and labelled rows.
+
+    **Mixed rows.** With `mixed`, mixtures of two rows (mixup, CutMix), cross-entropy is
+    \(\lambda CE(y) + (1-\lambda) CE(y')\), averaged over the mass of labels: \(\lambda\) for a first and
+    \(1-\lambda\) for a second label that there is. The losses see such a row as unlabelled, and leave it out if the
+    teacher lacks the class of either member. Losses that need labels are refused.
 
     **Other heads.** `bind` says what the student's `config.problem_type` is. With several labels per row the
     cross-entropy is binary, of each label; for a regression squared error stands in its place, under the same name.
@@ -238,6 +255,7 @@ class DistillationObjective(nn.Module):
         labels_weigh: Tensor | float | None = None,
         whole_batch: Batch | None = None,
         extras: Mapping[str, Tensor] | None = None,
+        mixed: MixedLabels | None = None,
     ) -> ObjectiveOutput:
         """Evaluate the objective.
 
@@ -255,13 +273,18 @@ class DistillationObjective(nn.Module):
             row_weight: `(batch,)` of 0 and 1: rows that only repeat others to fill a batch count 0.
             label_weight: `(batch,)`, >= 0: how much each row's label counts in the cross-entropy, which is then their
                 weighted mean. Distillation counts every row once.
-            labels_weigh: Denominator of that mean; by default this batch's weights of labelled rows.
-            whole_batch: The counted rows of all processes, for batch relations; by default this batch's.
+            labels_weigh: Denominator of the cross-entropy whatever `num_labelled` says: what all labels of the
+                optimizer step weigh. By default, with `label_weight` or `mixed`, this batch's.
+            whole_batch: The counted rows of all processes, for batch relations; by default this batch's. Of mixed rows
+                its labels are `known_labels`.
             extras: The tensors in `needs`, by name.
+            mixed: The second labels of rows that are mixtures, and the share of the first.
 
         Raises:
-            ValueError: Teacher logits or extra tensors are missing, or do not fit.
+            ValueError: Teacher logits or extra tensors are missing, or do not fit; or rows are mixed and a loss needs
+                labels, or the labels are numbers.
         """
+        self._refuse_mixed(mixed)
         own = counts_of(labels, row_weight, len(student_logits), self.problem_type)
         num_rows, num_labelled = (
             own[0] if num_rows is None else num_rows,
@@ -275,16 +298,16 @@ class DistillationObjective(nn.Module):
             components = {"ce_loss": total.detach()}
             ce_weight = self.ce_weight * self.ce_factor(progress)
             if labels is not None and ce_weight > 0:
-                rows = task_loss(self.classify(student_logits), labels, self.problem_type, label_smoothing)
-                count = num_labelled
-                if label_weight is not None:
-                    rows = rows * label_weight.to(rows)
-                    count = self._weight_of(labels, label_weight, row_weight) if labels_weigh is None else labels_weigh
+                parts = label_parts(labels, label_weight, mixed)
+                rows = parts_loss(self.classify(student_logits), parts, self.problem_type, label_smoothing)
+                count = num_labelled if labels_weigh is None else labels_weigh
+                if labels_weigh is None and parts[0][1] is not None:
+                    count = parts_mass(parts, row_weight, self.problem_type)
                 total = total + ce_weight * _mean(rows, count, row_weight)
                 components["ce_loss"] = total.detach()
             terms = []
             if self.kd_weight > 0:
-                batch = Batch(student_logits, teacher_logits, labels, extras or {})
+                batch = Batch(student_logits, teacher_logits, self.known_labels(labels, mixed), extras or {})
                 whole_batch = whole_batch or selected(batch, None if row_weight is None else row_weight > 0)
                 view = View(batch, whole_batch, row_weight, own[0], num_rows, num_labelled)
                 taught = view
@@ -308,9 +331,26 @@ class DistillationObjective(nn.Module):
         """
         return (labels, row_weight) if self.shared is None else self.shared.rows(labels, row_weight)
 
-    def _weight_of(self, labels: Tensor, label_weight: Tensor, row_weight: Tensor | None) -> Tensor:
-        weights = labelled_rows(labels, self.problem_type) * label_weight
-        return (weights if row_weight is None else weights * row_weight).sum()
+    def known_labels(self, labels: Tensor | None, mixed: MixedLabels | None = None) -> Tensor | None:
+        """Labels as distillation may know them: none on mixed rows, but for a class that the teacher does not know."""
+        return known_labels(labels, mixed, self.shared)
+
+    def _refuse_mixed(self, mixed: MixedLabels | None) -> None:
+        """Say so where mixed labels mean nothing."""
+        if mixed is None:
+            return
+        needing = [loss.name for loss in self.active_losses if loss.needs_labels]
+        if needing:
+            raise ValueError(
+                f"`DistillationObjective` got mixed rows (`labels_mix`), and {', '.join(f'`{n}`' for n in needing)} "
+                "needs the one class of a row, of which a mixture has two. Leave mixup and CutMix out, or use a loss "
+                "without labels, such as `kd`."
+            )
+        if self.problem_type == REGRESSION:
+            raise ValueError(
+                "`DistillationObjective` got mixed rows (`labels_mix`), and squared error is not linear in the "
+                "labels, so two of them make no loss of a mixture. Leave mixup and CutMix out."
+            )
 
     def _terms(self, view: View, taught: View, progress: Progress) -> list[Term]:
         """Every loss, evaluated on the rows it is for."""

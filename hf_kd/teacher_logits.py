@@ -82,6 +82,11 @@ def add_teacher_logits(
             f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}), and the column has one number for each. "
             "Let it run during training, where distillation is over the classes that both know."
         )
+    if "train" in splits and getattr(task.collator, "mixing", None) is not None:
+        raise ValueError(
+            "`add_teacher_logits`: the task's training batches are mixed (mixup, CutMix), and logits stored now would "
+            "belong to the unmixed rows. Load the task without, or let the teacher run during training."
+        )
     accelerator = Accelerator()
     done = {}
     for split in splits:

@@ -9,6 +9,11 @@ from transformers import TrainingArguments
 
 from .registry import check_number, suggestion
 
+BALANCED = "balanced"
+"""The strategy of sampling that ours adds to the Trainer's."""
+_SAMPLING = TrainingArguments.__dataclass_fields__["train_sampling_strategy"]
+SAMPLING_STRATEGIES = (*_SAMPLING.metadata["choices"], BALANCED)
+
 
 @dataclass
 class DistillationTrainingArguments(TrainingArguments):
@@ -30,6 +35,8 @@ class DistillationTrainingArguments(TrainingArguments):
             label for several labels per row, the mean squared difference for a regression). Costs a teacher pass.
         lr_milestones: Epochs after which the learning rate is multiplied by `lr_gamma`; replaces the scheduler.
         lr_gamma: The factor at each milestone.
+        train_sampling_strategy: As in `TrainingArguments`; or "balanced": every class equally often, rows of rare ones
+            repeatedly, an epoch as long as ever. Unlabelled rows come once per epoch. Follows `data_seed`, or `seed`.
         logging_nan_inf_filter: Off: the filter syncs on every micro-batch and hides NaN. The trainer stops instead.
     """
 
@@ -53,6 +60,13 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Epochs after which the learning rate is multiplied by `lr_gamma`."}
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of `lr_milestones`."})
+    train_sampling_strategy: str = field(
+        default=_SAMPLING.default,
+        metadata={
+            "help": f"Sampler for training: {', '.join(map(repr, SAMPLING_STRATEGIES))}.",
+            "choices": list(SAMPLING_STRATEGIES),
+        },
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a non-finite loss stops the run."})
 
     __repr__ = TrainingArguments.__repr__  # the one that `dataclass` makes would show the token
@@ -74,6 +88,11 @@ class DistillationTrainingArguments(TrainingArguments):
             high = 1.0 if name == "temperature_momentum" else math.inf
             setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0, high=high))
         self._check_milestones(owner)
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"`{owner}(train_sampling_strategy={self.train_sampling_strategy!r})`: unknown, and the Trainer would "
+                f"take it for 'random'.{suggestion(self.train_sampling_strategy, SAMPLING_STRATEGIES)}"
+            )
         if self.method_kwargs is not None and not isinstance(self.method_kwargs, dict):
             error = ValueError if isinstance(self.method_kwargs, str) else TypeError
             raise error(

@@ -16,6 +16,7 @@ from tiny import (
     ARCHITECTURES,
     LABELS,
     PROBLEMS,
+    TEXT,
     Gram,
     Projected,
     Rows,
@@ -23,6 +24,7 @@ from tiny import (
     classifier,
     examples,
     head,
+    mixed_rows,
     table,
     train,
     update,
@@ -31,7 +33,7 @@ from tiny import (
     without_times,
 )
 from torch.utils.data import IterableDataset
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from hf_kd import DistillationObjective, KDLoss, build_objective
 from hf_kd.losses import BernoulliKLLoss, LogitMSELoss
@@ -243,15 +245,17 @@ def evaluation(folder, rows):
     return {"metrics": without_times([before, output.metrics]), "predictions": torch.tensor(output.predictions)}
 
 
-def interrupted(folder, method):
+def interrupted(folder, method, *, architecture="bert", trainer=None, **overrides):
     """Three epochs of two steps; the second run goes on in the middle of an epoch and of a logging window."""
     runs = []
+    given = {"train_sampling_strategy": "random", **overrides}
     for seed, resume in ((0, None), (1, f"{folder}/0/checkpoint-3")):
-        trainer = build_trainer(
+        made = build_trainer(
             f"{folder}/{seed}",
-            classifier("bert", seed, hidden_dropout_prob=0.1),
-            classifier("bert", 9),
-            table(examples("bert", RAGGED, "mixed")),
+            classifier(architecture, seed, hidden_dropout_prob=0.1),
+            classifier(architecture, 9),
+            table(examples(architecture, RAGGED, "mixed")),
+            trainer=trainer,
             method=method,
             method_kwargs=AT_ONCE if "ctkd" in method else None,
             per_device_train_batch_size=8 // WORLD,
@@ -259,14 +263,15 @@ def interrupted(folder, method):
             optim="adamw_torch",
             learning_rate=0.01,
             lr_scheduler_type="linear",
-            train_sampling_strategy="random",
             logging_steps=2,
             save_strategy="steps",
             save_steps=3,
+            **given,
         )
-        output = trainer.train(resume_from_checkpoint=resume)
-        runs.append(result(trainer) | {"train_loss": output.training_loss})
-    _, info = AutoModelForSequenceClassification.from_pretrained(f"{folder}/0/checkpoint-3", output_loading_info=True)
+        output = made.train(resume_from_checkpoint=resume)
+        runs.append(result(made) | {"train_loss": output.training_loss})
+    auto = AutoModelForSequenceClassification if architecture in TEXT else AutoModelForImageClassification
+    _, info = auto.from_pretrained(f"{folder}/0/checkpoint-3", output_loading_info=True)
     return {
         "whole": runs[0],
         "resumed": runs[1],
@@ -321,6 +326,10 @@ def cases():
         found[f"baseline-weighed-{kd_weight}"] = partial(
             one_step, architecture="bert", rows=weighed, kd_weight=kd_weight
         )
+    for weighed in (False, True):
+        rows = mixed_rows(RAGGED, weighed=weighed)
+        found[f"step-mixed-rows-{weighed}"] = partial(one_step, architecture="bert", rows=rows)
+    found["trajectory-balanced"] = partial(trajectory, method="kd", dataset=table, train_sampling_strategy="balanced")
     for method in METHODS:
         found[f"trajectory-{method}"] = partial(trajectory, method=method)
     for method in ("kd", "dkd", "dist"):
@@ -351,6 +360,10 @@ def cases():
         found[f"evaluation-{labels}"] = partial(evaluation, rows=examples("bert", 13, labels))
     for method in ("kd", "ctkd"):
         found[f"interrupted-{method}"] = partial(interrupted, method=method)
+    mixing = {"mixing": {"mixup": 0.8, "cutmix": 1.0, "mix_probability": 0.8}}
+    found["interrupted-mixing"] = partial(
+        interrupted, method="kd", architecture="vit", trainer=mixing, train_sampling_strategy="balanced"
+    )
     return {**found, "broken": broken}
 
 

@@ -177,10 +177,11 @@ def test_heads_for_several_labels_and_numbers_are_the_same_on_two_processes(both
     torch.testing.assert_close(two["predictions"], one["predictions"], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("method", ["kd", "ctkd"])
+@pytest.mark.parametrize("method", ["kd", "ctkd", "mixing"])
 def test_interrupted_run_equals_the_uninterrupted_one_on_two_processes(method, two_processes):
     """Each process has its own half of the logging window and its own random state; and the loader that skips to the
-    middle of an epoch no longer knows which rows of its end are repeated."""
+    middle of an epoch no longer knows which rows of its end are repeated. Mixtures, and balanced draws, are those of
+    the step and the epoch on each process."""
     outcome = load(two_processes, f"interrupted-{method}")
     whole, resumed = outcome["whole"], outcome["resumed"]
     assert torch.equal(resumed["learned"], whole["learned"])

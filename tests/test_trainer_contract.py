@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback
 from hf_kd import DistillationObjective, DistillationTrainer, build_objective
 from hf_kd.losses import AnnealingKDLoss, TeacherFreeLoss
 from hf_kd.trainer.checkpoints import CheckpointingTrainer
+from hf_kd.trainer.data import DataTrainer
 
 RAGGED = 14  # evaluated in batches of 4, 4, 4 and 2
 
@@ -295,7 +296,7 @@ def test_building_the_objective_draws_no_random_number_of_others(tmp_path):
 
 OVERRIDDEN = [
     name
-    for name, value in {**vars(CheckpointingTrainer), **vars(DistillationTrainer)}.items()
+    for name, value in {**vars(CheckpointingTrainer), **vars(DataTrainer), **vars(DistillationTrainer)}.items()
     if inspect.isfunction(value) and hasattr(Trainer, name)
 ]
 
@@ -305,6 +306,7 @@ def test_the_overrides_are_these():
     assert set(OVERRIDDEN) >= {
         "_finalize_training",
         "_get_num_items_in_batch",
+        "_get_train_sampler",
         "_inner_training_loop",
         "_load_best_model",
         "_load_from_checkpoint",

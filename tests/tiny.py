@@ -116,6 +116,20 @@ def with_targets(rows, problem, labels="labelled"):
     return result
 
 
+def mixed_rows(rows, *, weighed=False):
+    """Rows that come mixed already: some members unlabelled, shares of 0, 1 and between, weights below 1."""
+    made = []
+    for index, row in enumerate(examples("bert", rows, "labelled")):
+        label, other = row["labels"], (row["labels"] + index) % 5
+        row["labels"] = -100 if index % 4 == 1 else label
+        row["labels_mix"] = -100 if index % 5 == 2 else other
+        row["mix_lambda"] = (0.3, 1.0, 0.85, 0.0, 0.5, 0.07)[index % 6]
+        if weighed:
+            row |= {"label_weight": 0.02 + 0.1 * (index % 3), "label_weight_mix": 0.4 - 0.05 * (index % 4)}
+        made.append(row)
+    return made
+
+
 def table(rows):
     """A `datasets.Dataset` of `rows`, in memory."""
     return datasets.Dataset.from_list(rows)

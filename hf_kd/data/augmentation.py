@@ -1,4 +1,7 @@
-"""Random changes of training images, by name: made once per example, before any model's processor sees it."""
+"""Random changes of training images, by name: made once per example, before any model's processor sees it.
+
+Mixtures of two images are settings beside them; they are made of whole batches, later (`hf_kd.mixing`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from transformers import BaseImageProcessor
 
+from ..mixing import MIXING_DEFAULTS, Mixing, checked_setting
 from ..registry import ConfigError, check_number, suggestion
 
 Transform = Callable[[Image.Image], Image.Image]
@@ -45,7 +49,8 @@ class Augmentation:
     Args:
         spec: A name; or a mapping with ``name`` (one, or a list applied in order), any of the settings above, and
             ``random_erasing``: the probability of blanking a random rectangle
-            (https://huggingface.co/papers/1708.04896), filled with the processor's mean, at last.
+            (https://huggingface.co/papers/1708.04896), filled with the processor's mean, at last. ``mixup`` and
+            ``cutmix`` stand here too and are left to `parse_mixing`.
         processor: The student's image processor.
 
     Raises:
@@ -92,10 +97,10 @@ class Augmentation:
 
 
 def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
-    """The names and all settings, defaults included.
+    """The names and all settings, defaults included, but for those of `parse_mixing`.
 
     Raises:
-        ConfigError: Everything that is wrong, each with its path below `augmentation`.
+        ConfigError: Everything that is wrong, mixing included, each with its path below `augmentation`.
     """
     if isinstance(spec, str):
         spec = {"name": spec}
@@ -103,31 +108,63 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
         raise ConfigError([f"augmentation: expected a name or a mapping with `name`, got {spec!r}: {_WHY}"])
     names = spec.get("name", [])
     names = [names] if isinstance(names, str) else names
-    if not isinstance(names, (list, tuple)) or not (names or spec.get("random_erasing")):
+    is_mixed = any(name in spec for name in MIXING_DEFAULTS)
+    if not isinstance(names, (list, tuple)) or not (names or spec.get("random_erasing") or is_mixed):
         raise ConfigError([f"augmentation.name: expected a name, or several in order.{suggestion('', SETTINGS)}"])
-    problems = [
-        f"augmentation.name: unknown augmentation {name!r}.{suggestion(name, SETTINGS)}"
-        for name in names
-        if name not in SETTINGS
-    ]
+    problems = [f"augmentation.name: {_unknown(name)}" for name in names if name not in SETTINGS]
     known = {key: value for name in names for key, value in SETTINGS.get(name, {}).items()}
     settings = {"random_erasing": 0.0, **known}
-    for key, value in spec.items():
-        if key == "name":
-            continue
+    given = {key: value for key, value in spec.items() if key != "name" and key not in MIXING_DEFAULTS}
+    for key, value in given.items():
         if key not in settings:
             if not problems:
-                problems.append(
-                    f"augmentation.{key}: unknown setting of {', '.join(names)}.{suggestion(key, settings)}"
-                )
+                valid = [*settings, *MIXING_DEFAULTS]
+                of = f" of {', '.join(names)}" if names else ""
+                problems.append(f"augmentation.{key}: unknown setting{of}.{suggestion(key, valid)}")
             continue
         try:
             settings[key] = _checked(key, value)
         except (ValueError, TypeError) as error:
             problems.append(f"augmentation.{key}: {error}")
+    problems += _mixing_problems(spec)
     if problems:
         raise ConfigError(problems)
     return list(names), {key: value for key, value in settings.items() if key != "random_erasing" or value}
+
+
+def parse_mixing(spec: Any) -> Mixing | None:
+    """What a well-formed augmentation says of mixing; None if nothing."""
+    given = {key: spec[key] for key in MIXING_DEFAULTS if key in spec} if isinstance(spec, Mapping) else {}
+    return Mixing(**given) if given.get("mixup") or given.get("cutmix") else None
+
+
+def _unknown(name: Any) -> str:
+    if name in MIXING_DEFAULTS:
+        return f"{name!r} is a setting, with a strength: give e.g. {{{name}: 0.8}}, with or without `name`."
+    return f"unknown augmentation {name!r}.{suggestion(name, SETTINGS)}"
+
+
+def _mixing_problems(spec: Mapping[str, Any]) -> list[str]:
+    """Settings of mixing that cannot be, or that have no effect."""
+    given = {key: spec[key] for key in MIXING_DEFAULTS if key in spec}
+    problems = []
+    for key, value in given.items():
+        try:
+            checked_setting("augmentation", key, value)
+        except (ValueError, TypeError) as error:
+            problems.append(f"augmentation.{key}: {error}")
+    on = [key for key in ("mixup", "cutmix") if given.get(key)]
+    if not problems and "switch_probability" in given and len(on) < 2:
+        problems.append(
+            "augmentation.switch_probability: chooses between mixup and cutmix, and not both are on. Remove it, or "
+            "set both, e.g. {mixup: 0.8, cutmix: 1.0}."
+        )
+    if not problems and "mix_probability" in given and not on:
+        problems.append(
+            "augmentation.mix_probability: says how often batches are mixed, and neither mixup nor cutmix is on. Set "
+            "one, e.g. {mixup: 0.8}."
+        )
+    return problems
 
 
 def _checked(key: str, value: Any) -> Any:

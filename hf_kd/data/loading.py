@@ -13,8 +13,9 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..metrics import metrics_for
+from ..mixing import Mixing
 from ..registry import suggestion
-from .augmentation import Augmentation
+from .augmentation import Augmentation, parse_augmentation, parse_mixing
 from .benchmarks import BENCHMARKS, Benchmark
 from .digits import digits_source
 from .docstrings import docstrings_source
@@ -102,7 +103,9 @@ def load_task(
         teacher_logits: A column of a teacher's logits, one number per class in id order, from which a trainer
             without a teacher distils; see `hf_kd.add_teacher_logits`. Splits without it keep none.
         augmentation: Random changes of the training images, e.g. ``"crop_flip"`` or ``{"name": "random_resized_crop",
-            "random_erasing": 0.25}``; see `hf_kd.data.augmentation.Augmentation`.
+            "random_erasing": 0.25}``; see `hf_kd.data.augmentation.Augmentation`. ``mixup`` and ``cutmix``, with
+            ``mix_probability`` and ``switch_probability``, are settings of `hf_kd.Mixing`: `DistillationTrainer` takes
+            them from the task's collator.
         streaming: Read rows as they are needed and store none of them, for sets of the size of ImageNet: splits are
             then `datasets.IterableDataset`, training needs ``max_steps``, and a missing validation split is the first
             10,000 training rows. Classes must be known beforehand.
@@ -142,18 +145,18 @@ def load_task(
     processor = _checked_processor(table_name(name_or_path), source, processor)
     compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
-    changes = _checked_augmentation(augmentation, source, processor, teacher_logits)
+    changes, mixing = _checked_augmentation(augmentation, source, processor, teacher_logits)
     splits_made, notes = _inputs(source, tables, processor, max_length, changes)
     return Task(
         name=table_name(name_or_path),
         modality=source.modality,
         **splits_made,
-        collator=TextCollator(processor) if source.modality == "text" else ImageCollator(),
+        collator=TextCollator(processor) if source.modality == "text" else ImageCollator(mixing),
         compute_metrics=compute_metrics,
         label_names=source.label_names,
         processing_class=processor,
         fingerprint=source.fingerprint,
-        description=" ".join([source.description, *notes]),
+        description=" ".join([source.description, *notes, *_mixing_notes(mixing)]),
         problem_type=source.problem_type,
         metric=metric,
     )
@@ -201,9 +204,12 @@ def _inputs(
     return made, truncation_notes(made, source.columns, processor, limit)
 
 
-def _checked_augmentation(spec: Any, source: Source, processor: Any, logits: str | None) -> Augmentation | None:
+def _checked_augmentation(
+    spec: Any, source: Source, processor: Any, logits: str | None
+) -> tuple[Augmentation | None, Mixing | None]:
+    """What changes single images, and what mixes batches of them."""
     if spec is None:
-        return None
+        return None, None
     if logits is not None:
         raise ValueError(
             f"`load_task(augmentation={spec!r}, teacher_logits={logits!r})`: the stored logits are answers to the "
@@ -215,7 +221,18 @@ def _checked_augmentation(spec: Any, source: Source, processor: Any, logits: str
             f"`load_task(augmentation={spec!r})`: the rows are {source.modality}s, and augmentations change images. "
             "Leave it out."
         )
-    return Augmentation(spec, processor)
+    names, settings = parse_augmentation(spec)
+    mixing = parse_mixing(spec)
+    if mixing is not None and source.problem_type == REGRESSION:
+        raise ValueError(
+            f"`load_task(augmentation={spec!r})`: the labels are numbers, and squared error is not linear in them, so "
+            "two of them make no loss of a mixture. Leave mixup and cutmix out."
+        )
+    return Augmentation(spec, processor) if names or settings else None, mixing
+
+
+def _mixing_notes(mixing: Mixing | None) -> list[str]:
+    return [] if mixing is None else [f"Training batches are mixed: {mixing!r}."]
 
 
 def _benchmark(name_or_path: Any, path: Any) -> Benchmark | None:

@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizer
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from ..functional import SINGLE_LABEL
+from ..mixing import Mixing
 from .rows import IGNORE_INDEX, column_values
 
 Modality = Literal["image", "text"]
@@ -133,7 +134,14 @@ class Task:
 
 @dataclass
 class ImageCollator:
-    """Stack rows of equal shape into a batch; columns that are not numbers (the image itself) are left out."""
+    """Stack rows of equal shape into a batch; columns that are not numbers (the image itself) are left out.
+
+    Args:
+        mixing: How `DistillationTrainer` mixes training batches afterwards; nothing is mixed here, because evaluation
+            uses the same collator.
+    """
+
+    mixing: Mixing | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch: ``pixel_values (batch, channels, height, width)``, ``labels (batch,)``."""

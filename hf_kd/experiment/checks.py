@@ -66,7 +66,7 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     objective, problems = _objective_problems(given)
     problems += teacher_problems(given, objective)
     problems += student_problems(given.get("student"), given.get("teacher"))
-    problems += data_problems(given.get("data"), given.get("training"))
+    problems += data_problems(given.get("data"), given.get("training"), objective)
     if isinstance(given.get("training"), Mapping):
         given["training"], more = _training_problems(given["training"], given.get("output_dir"))
         problems += more

@@ -109,7 +109,8 @@ class DataSection(Section):
         drop_unlabelled: Leave training rows without a label out, for a student without a teacher.
         class_weights: How much the labels of each class count: `balanced`, one number per class, or numbers by name.
         sample_weight: A column that says how much each training row's label counts.
-        augmentation: Random changes of the training images: a name or a mapping, as in `hf_kd.load_task`.
+        augmentation: Random changes of the training images, `mixup` and `cutmix` too: a name or a mapping, as in
+            `hf_kd.load_task`.
         streaming: Read rows as they are needed and store none; needs `training.max_steps`.
         seed: Seed of these choices. Not the run's, so that runs and their teacher share the same split.
     """

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS, EMBEDDED
-from ..data.augmentation import parse_augmentation
+from ..data.augmentation import parse_augmentation, parse_mixing
+from ..functional import REGRESSION, SINGLE_LABEL
 from ..losses import PROBLEM_TYPES
 from ..metrics import metrics_for
+from ..objective import DistillationObjective
 from ..registry import ConfigError, suggestion
+from ..training_args import BALANCED
 
 
-def data_problems(data: Any, training: Any = None) -> list[str]:
-    """Sources, columns, labels and metrics that cannot be."""
+def data_problems(data: Any, training: Any = None, objective: DistillationObjective | None = None) -> list[str]:
+    """Sources, columns, labels and metrics that cannot be, and draws and mixtures that do not go with the rest."""
     if not isinstance(data, Mapping):
         return []
     problems = _source_problems(data.get("name"), data.get("path"))
@@ -20,7 +23,8 @@ def data_problems(data: Any, training: Any = None) -> list[str]:
     if isinstance(columns, list) and len(columns) != 2:
         problems.append(f"data.text_column: expected one column, or two for sentence pairs, got {columns!r}.")
     problems += _label_problems(data)
-    problems += _augmentation_problems(data.get("augmentation"))
+    problems += _augmentation_problems(data.get("augmentation")) or _mixing_problems(data, objective)
+    problems += _sampling_problems(data, training)
     return problems + _streaming_problems(data, training)
 
 
@@ -66,10 +70,50 @@ def _augmentation_problems(spec: Any) -> list[str]:
     return []
 
 
+def _problem_type(data: Mapping[Any, Any]) -> Any:
+    known = BENCHMARKS.get(data["name"]) if isinstance(data.get("name"), str) else None
+    return data.get("problem_type") or (known.problem_type if known else PROBLEM_TYPES[0])
+
+
+def _mixing_problems(data: Mapping[Any, Any], objective: DistillationObjective | None) -> list[str]:
+    """Mixtures of two labels where a loss needs one."""
+    spec = data.get("augmentation")
+    mixing = parse_mixing(spec)
+    if mixing is None:
+        return []
+    key = "data.augmentation." + next(name for name in ("mixup", "cutmix") if spec.get(name))
+    needing = [] if objective is None else [loss.name for loss in objective.active_losses if loss.needs_labels]
+    if needing:
+        return [
+            f"{key}: mixes labels, and the loss {', '.join(f'`{name}`' for name in needing)} treats the one labelled "
+            "class of a row apart. Remove mixup and cutmix, or choose a method without labels in its distillation, "
+            "such as kd."
+        ]
+    if _problem_type(data) == REGRESSION:
+        return [f"{key}: mixes labels, and squared error is not linear in numbers. Remove mixup and cutmix."]
+    return []
+
+
+def _sampling_problems(data: Mapping[Any, Any], training: Any) -> list[str]:
+    """Balanced draws where there are no classes to see, or where their weights balance them already."""
+    key = "training.train_sampling_strategy"
+    if not isinstance(training, Mapping) or training.get("train_sampling_strategy") != BALANCED:
+        return []
+    if data.get("streaming") is True:
+        return [f"{key}: balanced draws from all rows, and with data.streaming they are not read beforehand."]
+    if _problem_type(data) != SINGLE_LABEL:
+        return [f"{key}: balanced needs one class per row, and data.problem_type is {_problem_type(data)}."]
+    if data.get("class_weights") == BALANCED:
+        return [
+            f"{key}: balanced draws every class equally often, and data.class_weights=balanced weighs rare ones up as "
+            "well: together they count twice over. Remove one of them."
+        ]
+    return []
+
+
 def _label_problems(data: Mapping[Any, Any]) -> list[str]:
     """An unknown kind of labels, or metrics that do not go with it."""
-    known = BENCHMARKS.get(data["name"]) if isinstance(data.get("name"), str) else None
-    problem_type = data.get("problem_type") or (known.problem_type if known else PROBLEM_TYPES[0])
+    problem_type = _problem_type(data)
     if problem_type not in PROBLEM_TYPES:
         return [f"data.problem_type: unknown value {problem_type!r}.{suggestion(problem_type, PROBLEM_TYPES)}"]
     names = data.get("metrics")

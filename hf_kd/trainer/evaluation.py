@@ -1,12 +1,28 @@
 """What an evaluation measures, row by row, so that its means are exact for any batch size and number of processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batches import SharedClasses
 from ..functional import MULTI_LABEL, REGRESSION, bernoulli_kl, kl_divergence, labelled_rows, task_loss
+from ..inputs import LABELS_MIX
+
+
+def check_not_mixed(inputs: Mapping[str, Any]) -> None:
+    """Refuse to score mixtures: of two labels neither is right.
+
+    Raises:
+        ValueError: The batch has `labels_mix`.
+    """
+    if LABELS_MIX in inputs:
+        raise ValueError(
+            f"`DistillationTrainer` was to evaluate a batch with `{LABELS_MIX}`: a score on mixed images is one on "
+            "another data set. A collator serves training and evaluation alike, so leave the mixing to the trainer "
+            "(`mixing=Mixing(...)`), which mixes training batches alone."
+        )
 
 
 def mean_task_loss(logits: Tensor, labels: Tensor | None, problem_type: str) -> Tensor:

@@ -11,9 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 from transformers.trainer_pt_utils import find_batch_size
 
-from ..batches import EXTRAS_OF_ROWS, Batch, counts_of
-from ..functional import labelled_rows
-from ..inputs import LABEL_WEIGHT, ROW_WEIGHT, ROWS_EVERYWHERE
+from ..batches import EXTRAS_OF_ROWS, Batch, MixedLabels, counts_of, label_parts, parts_mass
+from ..inputs import LABEL_WEIGHT, LABEL_WEIGHT_MIX, LABELS_MIX, MIX_LAMBDA, ROW_WEIGHT, ROWS_EVERYWHERE
 from ..objective import DistillationObjective
 
 
@@ -52,10 +51,10 @@ def _rows_of_last_round(accelerator: Accelerator) -> int:
 def count_rows(
     batches: list[dict[str, Any]], label_name: str, objective: DistillationObjective, accelerator: Accelerator
 ) -> Tensor | None:
-    """Rows, labelled rows and what these weigh, of one optimizer step, over micro-batches and processes: `(2, 3)`.
+    """Rows, labelled rows and what all labels weigh, of an optimizer step, over micro-batches and processes: `(2, 3)`.
 
-    The second line is of the rows that distillation looks at; the same unless the teacher lacks some classes. One
-    collective. None if a batch has no size to read.
+    The second line is of the rows that distillation looks at (their weight is not used); the same unless the teacher
+    lacks some classes. One collective. None if a batch has no size to read.
     """
     counts = torch.zeros(2, 3, device=accelerator.device)
     for batch in batches:
@@ -64,23 +63,26 @@ def count_rows(
             return None
         labels, weight = batch.get(label_name), batch.get(ROW_WEIGHT)
         weight = weight if weight is None or labels is None else weight.to(labels.device)
-        own = batch.get(LABEL_WEIGHT)
+        mixed = mixed_labels(batch)
         views = [(labels, weight)]
         if objective.shared is not None:
-            views.append(objective.distilled_rows(labels, weight))
+            views.append(objective.distilled_rows(objective.known_labels(labels, mixed), weight))
         for line, pair in zip(counts, views, strict=False):
-            rows, labelled = counts_of(*pair, size, objective.problem_type)
-            weighs = labelled if own is None or labels is None else _weighed(*pair, own, objective.problem_type)
-            for index, part in enumerate((rows, labelled, weighs)):
+            for index, part in enumerate(counts_of(*pair, size, objective.problem_type)):
                 line[index] += part.to(counts.device) if isinstance(part, Tensor) else part
+        if labels is not None:
+            parts = label_parts(labels, batch.get(LABEL_WEIGHT), mixed)
+            counts[0, 2] += parts_mass(parts, weight, objective.problem_type).to(counts.device)
     if accelerator.num_processes > 1:
         counts = accelerator.reduce(counts, reduction="sum")
     return counts if objective.shared is not None else counts[:1].expand(2, -1)
 
 
-def _weighed(labels: Tensor, weight: Tensor | None, own: Tensor, problem_type: str) -> Tensor:
-    weights = labelled_rows(labels, problem_type) * own.to(labels.device)
-    return (weights if weight is None else weights * weight).sum()
+def mixed_labels(batch: dict[str, Any]) -> MixedLabels | None:
+    """The second labels of a batch of mixed rows; None if they are not mixed."""
+    if LABELS_MIX not in batch:
+        return None
+    return MixedLabels(batch[LABELS_MIX], batch[MIX_LAMBDA], batch.get(LABEL_WEIGHT_MIX))
 
 
 def note_rows_everywhere(batches: list[dict[str, Any]], accelerator: Accelerator) -> None:

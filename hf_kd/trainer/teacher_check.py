@@ -29,11 +29,16 @@ class TeacherCheck:
         self.parts: list[Tensor] = []
         self.is_done = num_classes is None or problem_type != SINGLE_LABEL
 
+    @property
+    def num_kept(self) -> int:
+        """Rows seen so far, on this process."""
+        return sum(len(part) for part in self.parts)
+
     def observe(self, teacher_logits: Tensor | None, labels: Tensor | None, row_weight: Tensor | None) -> None:
         """Add a micro-batch; rows of weight 0, or without a label, do not count."""
         if self.is_done or teacher_logits is None or labels is None:
             return
-        if sum(len(part) for part in self.parts) > MOST_ROWS:
+        if self.num_kept > MOST_ROWS:
             return
         labels = labels.to(teacher_logits.device)
         if row_weight is not None:

@@ -11,35 +11,34 @@ from transformers.trainer_utils import TrainOutput
 from ..adapters import warn_if_head_is_lost
 from ..heads import fold, reset
 from ..inputs import (
-    LABEL_KEYS,
     LABEL_WEIGHT,
     ROW_WEIGHT,
     DistillationCollator,
     collator_for,
-    dataset_columns,
     logits_of,
     model_columns,
     student_inputs,
 )
 from ..label_map import LabelMap
 from ..methods import build_objective
+from ..mixing import Mixing
 from ..objective import Batch, DistillationObjective
 from ..teacher import FrozenTeacher, resolve_teacher, teacher_logits
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
-from .checkpoints import CheckpointingTrainer
-from .evaluation import EvaluationRows, mean_over_labelled, mean_task_loss, row_values
+from .data import DataTrainer
+from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, ObjectiveSteps, initialized, join_optimizer
-from .problem_types import check_label_presence, check_label_shape, check_labels, check_problem_type, problem_type_of
-from .scaling import count_rows, forget_evaluation, gather_batch, note_rows_everywhere, with_repeats_marked
+from .problem_types import check_label_shape, check_problem_type, problem_type_of
+from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
 from .teacher_check import TeacherCheck
 from .telemetry import Telemetry, warn_if_saturated
 
 
-class DistillationTrainer(CheckpointingTrainer):
+class DistillationTrainer(DataTrainer):
     r"""Trains `model` (the student) on its labels and on what `teacher_model` answers.
 
     The loss is a `DistillationObjective`: cross-entropy over the labelled rows plus any distillation losses over all
@@ -76,6 +75,9 @@ class DistillationTrainer(CheckpointingTrainer):
             padded by a tokenizer, stacked otherwise.
         label_map: Which of the teacher's classes is which of the student's: `{teacher name: student name}`, a JSON or
             YAML file of that, or a `LabelMap`. None matches them by name; see `LabelMap`.
+        mixing: mixup and CutMix of training batches, for both models alike; None takes the `mixing` of a collator that
+            has one, as that of `load_task` may. A collator, or dataset, that mixes by itself gives `labels_mix`, the
+            second labels, and `mix_lambda`, the share of the first.
 
     Raises:
         TypeError: `args` or the teacher is of the wrong kind.
@@ -104,6 +106,7 @@ class DistillationTrainer(CheckpointingTrainer):
         objective: DistillationObjective | None = None,
         teacher_processing_class: Any = None,
         label_map: LabelMap | Mapping[Any, Any] | str | PathLike | None = None,
+        mixing: Mixing | Mapping[str, Any] | None = None,
     ):
         if args is None:
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
@@ -137,9 +140,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self.objective = objective if objective is not None else self._build_objective()
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         self._bind_objective()
-        check_label_presence(self.objective, train_dataset, self.label_name)
-        check_labels(train_dataset, self.label_name, self.problem_type, classes, "train_dataset")
-        check_labels(eval_dataset, self.label_name, self.problem_type, classes, "eval_dataset")
+        self._check_data(mixing, data_collator)
         self._updates_per_epoch: int | None = None
         self._forget_run()
         self._evaluation_rows: EvaluationRows | None = None
@@ -199,31 +200,6 @@ class DistillationTrainer(CheckpointingTrainer):
             self.objective.bind(widths, bias=has_bias, problem_type=self.problem_type, shared=shared)
         self.objective.to(self.accelerator.device)
 
-    # ---- Data
-
-    def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns of both models: the Trainer would drop what the student does not name."""
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            teacher = [] if self.teacher is None else self.teacher.columns
-            datasets = (self.train_dataset, self.eval_dataset)
-            wanted = dataset_columns(self._student_columns or [], teacher, datasets)
-            self._signature_columns = list(
-                dict.fromkeys([*wanted, *self._signature_columns, *LABEL_KEYS, LABEL_WEIGHT])
-            )
-
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """The micro-batches of one optimizer step, with repeated rows marked, and their counts."""
-        epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.objective.has_relations:
-            note_rows_everywhere(batches, self.accelerator)
-        return batches, count_rows(batches, self.label_name, self.objective, self.accelerator)
-
-    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
-        """Nothing: rows are counted in `get_batch_samples`, once and in one collective."""
-        return None
-
     # ---- Loss
 
     def compute_loss(
@@ -260,7 +236,7 @@ class DistillationTrainer(CheckpointingTrainer):
         (num_rows, num_labelled, labels_weigh), taught = (None, None, None), None
         if counts is not None:
             # DDP averages gradients over processes, so each one's share is scaled up by their number
-            (num_rows, num_labelled), taught = counts[:, :2].clamp(min=1) / self.accelerator.num_processes
+            (num_rows, num_labelled), taught = counts[:, :2] / self.accelerator.num_processes
             labels_weigh = counts[0, 2] / self.accelerator.num_processes
         is_first = self._telemetry is not None and "first batch" not in self._warned
         if is_first:
@@ -268,7 +244,9 @@ class DistillationTrainer(CheckpointingTrainer):
             checks.check_first_batch(student_logits, answer, labels, self.problem_type, self.objective.shared)
         progress = self._progress()
         extras = {} if self._extras is None else self._extras.take(student_logits)
-        batch = Batch(student_logits, answer, labels, extras)
+        mixed = mixed_labels(inputs)
+        known = self.objective.known_labels(labels, mixed)
+        batch = Batch(student_logits, answer, known, extras)
         output = self.objective(
             student_logits,
             answer,
@@ -283,11 +261,12 @@ class DistillationTrainer(CheckpointingTrainer):
             labels_weigh=labels_weigh,
             whole_batch=gather_batch(batch, inputs, self.accelerator) if self.objective.has_relations else None,
             extras=extras,
+            mixed=mixed,
         )
         if is_first:
             checks.check_temperatures(output)
         if self._telemetry is not None:
-            labels, row_weight = self.objective.distilled_rows(labels, inputs.get(ROW_WEIGHT))
+            labels, row_weight = self.objective.distilled_rows(known, inputs.get(ROW_WEIGHT))
             self._telemetry.update(output, answer, labels, self.state.global_step, row_weight)
             self._teacher_check.observe(answer, labels, row_weight)
             self._objective_state.observe(output, progress)
@@ -414,6 +393,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list | None = None
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """The student's loss, logits and labels; logits only, whatever else the model returns."""
+        check_not_mixed(inputs)
         inputs = self._prepare_inputs(inputs)
         labels = inputs.get(self.label_name)
         with torch.no_grad(), self.compute_loss_context_manager():

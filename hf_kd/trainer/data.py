@@ -1,0 +1,184 @@
+"""What happens to the training rows between the data loader and the loss: columns, draws, mixtures, counts."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from ..functional import REGRESSION
+from ..inputs import (
+    LABEL_KEYS,
+    LABEL_WEIGHT,
+    LABEL_WEIGHT_MIX,
+    LABELS_MIX,
+    MIX_KEYS,
+    MIX_LAMBDA,
+    ROW_WEIGHT,
+    TEACHER_LOGITS,
+    dataset_columns,
+)
+from ..mixing import Mixing, check_mixable, mixing_from
+from ..sanity import ROWS
+from ..teacher import teacher_logits
+from .checkpoints import CheckpointingTrainer
+from .checks import num_labels
+from .problem_types import check_label_presence, check_label_values, check_labels
+from .sampling import BALANCED, balanced_sampler
+from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
+
+
+class DataTrainer(CheckpointingTrainer):
+    """The part of `DistillationTrainer` that deals with its training rows.
+
+    Batches are mixed here, after the data loader, and not by the collator: evaluation shares the collator. Each draw
+    depends on the seed, the optimizer step, the micro-batch and the process alone, so it is the same for any number of
+    workers and after a resume, and changes no other draw.
+    """
+
+    mixing: Mixing | None = None
+
+    def _check_data(self, mixing: Any, collator: Any) -> None:
+        """Refuse rows that do not go with the student, the objective, or what is to be done to them."""
+        self._set_mixing(mixing, collator)
+        check_label_presence(self.objective, self.train_dataset, self.label_name)
+        for owner in ("train_dataset", "eval_dataset"):
+            check_labels(getattr(self, owner), self.label_name, self.problem_type, num_labels(self.model), owner)
+        if self.args.train_sampling_strategy == BALANCED and self.train_dataset is not None:
+            self._get_train_sampler()
+
+    def _set_mixing(self, given: Any, collator: Any) -> None:
+        """What was given, else what the collator of a `Task` says; refused where two labels per row mean nothing."""
+        self.mixing = mixing_from(given if given is not None else getattr(collator, "mixing", None))
+        if self.mixing is None:
+            return
+        needing = [loss.name for loss in self.objective.active_losses if loss.needs_labels]
+        if needing:
+            raise ValueError(
+                f"`DistillationTrainer(mixing={self.mixing!r})`: {', '.join(f'`{name}`' for name in needing)} treats "
+                "the one labelled class of a row apart, of which a mixture has two. Leave mixing out, or use a loss "
+                "that works without labels, such as `kd`."
+            )
+        if self.problem_type == REGRESSION:
+            raise ValueError(
+                f"`DistillationTrainer(mixing={self.mixing!r})`: the head of `model` is for {REGRESSION}, whose "
+                "squared error is not linear in the labels, so two of them make no loss of a mixture. Leave it out."
+            )
+        columns = getattr(self.train_dataset, "column_names", None) or ()
+        present = [name for name in (TEACHER_LOGITS, LABELS_MIX) if name in columns]
+        if present:
+            what = (
+                "was stored for unmixed rows" if present[0] == TEACHER_LOGITS else "says that they are mixed already"
+            )
+            raise ValueError(
+                f"`DistillationTrainer(mixing={self.mixing!r})`: the column `{present[0]}` of `train_dataset` {what}. "
+                "Remove the column, or leave mixing out."
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """Keep the columns of both models: the Trainer would drop what the student does not name."""
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            teacher = [] if self.teacher is None else self.teacher.columns
+            datasets = (self.train_dataset, self.eval_dataset)
+            wanted = dataset_columns(self._student_columns or [], teacher, datasets)
+            own = [*LABEL_KEYS, LABEL_WEIGHT, *MIX_KEYS]
+            self._signature_columns = list(dict.fromkeys([*wanted, *self._signature_columns, *own]))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        """As in `Trainer`; with `train_sampling_strategy="balanced"` every class comes equally often."""
+        if self.args.train_sampling_strategy != BALANCED:
+            return super()._get_train_sampler(train_dataset)
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return balanced_sampler(
+            dataset, self.label_name, self.problem_type, seed=seed, epoch=lambda: int(self.state.epoch or 0)
+        )
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """The micro-batches of one optimizer step, mixed, with repeated rows marked, and their counts."""
+        epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = [self._mixed(batch, index) for index, batch in enumerate(batches)]
+        if self.objective.has_relations:
+            note_rows_everywhere(batches, self.accelerator)
+        return batches, count_rows(batches, self.label_name, self.objective, self.accelerator)
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> None:
+        """Nothing: rows are counted in `get_batch_samples`, once and in one collective."""
+        return None
+
+    def _mixed(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
+        """A micro-batch, mixed if that is wanted; one that came mixed is checked."""
+        mixed = batch
+        if self.mixing is not None:
+            teacher = [] if self.teacher is None else self.teacher.columns or []
+            check_mixable(batch, {*(self._student_columns or []), *teacher})
+            place = self.args.seed, self.state.global_step, index, self.accelerator.process_index
+            mixed = self.mixing(batch, np.random.default_rng(place), self.label_name)
+            if LABELS_MIX in mixed:
+                self._observe_unmixed(batch)
+        if not any(name in mixed for name in MIX_KEYS):
+            return mixed
+        mixed = completed(mixed, self.label_name)
+        if "mixed labels" not in self._warned:
+            self._warned.add("mixed labels")
+            check_mixed_values(mixed, self.problem_type, num_labels(self.model))
+        return mixed
+
+    def _observe_unmixed(self, batch: dict[str, Any]) -> None:
+        """Show the teacher the first rows as they are: on a mixture nobody can tell whether it is right."""
+        check, is_wanted = self._teacher_check, self.objective.needs_teacher and self.label_name in batch
+        if not is_wanted or check is None or check.is_done or check.num_kept >= ROWS:
+            return
+        batch = self._prepare_inputs(batch)
+        answer = teacher_logits(self.teacher, batch, self.accelerator, self.objective.kd_weight)
+        check.observe(answer, *self.objective.distilled_rows(batch.get(self.label_name), batch.get(ROW_WEIGHT)))
+
+
+def completed(batch: dict[str, Any], label_name: str) -> dict[str, Any]:
+    """A mixed batch with one share per row.
+
+    Raises:
+        ValueError: A column that belongs to it is missing or of another shape.
+    """
+    needed = [label_name, LABELS_MIX, MIX_LAMBDA]
+    needed += [LABEL_WEIGHT_MIX] if LABEL_WEIGHT in batch else []
+    missing = [name for name in needed if name not in batch]
+    if missing:
+        raise ValueError(
+            f"`DistillationTrainer` got mixed rows with {', '.join(n for n in MIX_KEYS if n in batch)} and without "
+            f"{', '.join(missing)}: the loss of a mixture takes `{LABELS_MIX}`, the second labels, `{MIX_LAMBDA}`, "
+            f"the share of the first, and beside a `{LABEL_WEIGHT}` the `{LABEL_WEIGHT_MIX}` of the second. Add them "
+            "in the collator."
+        )
+    labels = batch[label_name]
+    batch = {**batch, LABELS_MIX: torch.as_tensor(batch[LABELS_MIX], device=labels.device)}
+    shares = torch.as_tensor(batch[MIX_LAMBDA], device=labels.device)
+    shares = shares if shares.is_floating_point() else shares.float()
+    shares = shares.expand(len(labels)) if shares.numel() == 1 and shares.dim() < 2 else shares
+    if shares.shape != labels.shape[:1] or batch[LABELS_MIX].shape != labels.shape:
+        raise ValueError(
+            f"`DistillationTrainer` got `{MIX_LAMBDA}` of shape {tuple(shares.shape)} and `{LABELS_MIX}` of shape "
+            f"{tuple(batch[LABELS_MIX].shape)} for labels of shape {tuple(labels.shape)}: each row has one share and "
+            "a second label like the first. Give one number for all rows, or one per row."
+        )
+    return {**batch, MIX_LAMBDA: shares}
+
+
+def check_mixed_values(batch: dict[str, Any], problem_type: str, classes: int | None) -> None:
+    """Refuse shares and second labels that cannot be; waits for the device, so it is for the first batch.
+
+    Raises:
+        ValueError: A share is outside [0, 1], or a label none of the classes.
+    """
+    shares: Tensor = batch[MIX_LAMBDA]
+    if not bool(((shares >= 0) & (shares <= 1)).all()):
+        raise ValueError(
+            f"`DistillationTrainer` got `{MIX_LAMBDA}` from {shares.min().item():.4g} to {shares.max().item():.4g}: "
+            "it is the share of a row's first image and label. Give numbers in [0, 1]."
+        )
+    if classes is not None:
+        owner = f"`{LABELS_MIX}` of the first batch"
+        check_label_values(batch[LABELS_MIX].unique().tolist(), problem_type, classes, owner)
