@@ -65,6 +65,7 @@ def table_source(
         fingerprint=_fingerprint(splits, labels.names),
         description="; ".join(facts) + ".",
         problem_type=problem_type,
+        origin=read.origin,
     )
 
 

@@ -154,6 +154,7 @@ def load_task(
         description=" ".join([source.description, *notes]),
         problem_type=source.problem_type,
         metric=metric,
+        origin=source.origin,
     )
 
 
