@@ -136,14 +136,13 @@ def load_task(
     )
     benchmark = _benchmark(name_or_path, path)
     source = _source(name_or_path, path, options, seed, benchmark)
-    name = table_name(name_or_path)
-    processor = _checked_processor(name, source, processor)
+    processor = _checked_processor(table_name(name_or_path), source, processor)
     compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
     changes = _checked_augmentation(augmentation, source, processor)
     splits_made, notes = _inputs(source, tables, processor, max_length, changes)
     return Task(
-        name=name,
+        name=table_name(name_or_path),
         modality=source.modality,
         **splits_made,
         collator=TextCollator(processor) if source.modality == "text" else ImageCollator(),

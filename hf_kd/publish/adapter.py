@@ -8,7 +8,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
 
-from ..adapter_files import ADAPTER_WEIGHTS, MERGED, adapter_weights, is_merged, note_merged
+from ..adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MERGED, adapter_weights, is_merged, note_merged
 from ..adapters import merged_student
 from ..model_card import read_record
 from ..registry import ConfigError
@@ -16,8 +16,18 @@ from ..teacher import auto_class
 from .folder import PROCESSORS, is_weights
 from .words import hidden, one_line, reason
 
+VOCABULARIES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
+"""What slow tokenizers keep their words in."""
 
-def write_merged(student: Any, folder: Path, processor: Any = None) -> Path:
+
+def write_merged(student: Any, folder: str | Path, processor: Any = None) -> Path:
     """Save the plain student of an adapter student whose adapter lies in `folder`, in `merged` below it.
 
     Args:
@@ -28,7 +38,22 @@ def write_merged(student: Any, folder: Path, processor: Any = None) -> Path:
     Returns:
         The folder of the plain student.
     """
-    return _save(merged_student(student), folder, processor)
+    folder = Path(folder)
+    merged = folder / MERGED
+    plain = merged_student(student)
+    merged.mkdir(parents=True, exist_ok=True)
+    for path in merged.iterdir():  # one file or many: what an older student leaves would be loaded first
+        if is_weights(path.name) or path.name in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS):
+            path.unlink()
+    plain.save_pretrained(merged)
+    if processor is not None:
+        processor.save_pretrained(merged)
+    else:
+        for path in folder.iterdir():
+            if path.name in (*PROCESSORS, *VOCABULARIES):
+                shutil.copy(path, merged / path.name)
+    note_merged(folder)
+    return merged
 
 
 def ensure_merged(folder: Path, token: str | None = None) -> Path:
@@ -77,7 +102,7 @@ def ensure_merged(folder: Path, token: str | None = None) -> Path:
 
 
 def _by_hand(folder: Path) -> str:
-    return f"Merge it where the model is: `hf_kd.merged_student(student).save_pretrained({str(folder / MERGED)!r})`."
+    return f"Make it where the base is: `hf_kd.publish.write_merged(student, {str(folder)!r})`."
 
 
 def _why(error: BaseException) -> str:
@@ -115,20 +140,3 @@ def _refuse_random(folder: Path, name: str, info: dict[str, Any]) -> None:
                 f"{_by_hand(folder)}"
             ]
         )
-
-
-def _save(plain: Any, folder: Path, processor: Any) -> Path:
-    merged = folder / MERGED
-    merged.mkdir(parents=True, exist_ok=True)
-    for path in merged.iterdir():  # one file or many: what an older student leaves would be loaded first
-        if is_weights(path.name) or path.name in ADAPTER_WEIGHTS:
-            path.unlink()
-    plain.save_pretrained(merged)
-    if processor is not None:
-        processor.save_pretrained(merged)
-    else:
-        for path in folder.iterdir():
-            if path.name in (*PROCESSORS, "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json"):
-                shutil.copy(path, merged / path.name)
-    note_merged(folder)
-    return merged
