@@ -4,12 +4,13 @@ import re
 import shutil
 from pathlib import Path
 
+import datasets
 import tiny
 import torch
 import yaml
 from hub_fault_jobs import under
 from hub_worker import TEXTS, answers, command, config, image_processor, picture, teacher, tokenizer, upload
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_download
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -17,8 +18,11 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from hf_kd.data import load_task
+
 AUTO = {"text": AutoModelForSequenceClassification, "image": AutoModelForImageClassification}
 LORA = {"type": "lora", "r": 2, "lora_alpha": 8}
+WORDS = "org/text-teacher"
 TWO = {0: "negative", 1: "positive"}
 
 
@@ -38,6 +42,23 @@ def upload_base():
     base.push_to_hub("org/base")
     tokenizer().push_to_hub("org/base")
     return base
+
+
+def origins():
+    """Where the data say they are from: as a stream, from a branch, and from the cache without a network."""
+    words = tokenizer()
+    found = {"stream": load_task("org/text-data", processor=words, streaming=True).origin}
+    HfApi().create_branch("org/text-data", repo_type="dataset", branch="old")
+    found["branch"] = load_task("org/text-data", revision="old", processor=words).origin
+    sha = found["branch"]["commit"]
+    found["commit"] = load_task("org/text-data", revision=sha, processor=words).origin
+    online, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        found["offline"] = load_task("org/text-data", processor=words).origin
+    finally:
+        datasets.config.HF_HUB_OFFLINE = online
+    found["local"] = load_task("embedded/digits").origin
+    return found
 
 
 def logits(model, modality):
@@ -66,8 +87,9 @@ def publish(folder):
     base = upload_base()
     saves = {"save_strategy": "steps", "save_steps": 2}
     done["train text"] = command(
-        "train", adapter_config(folder, "text", "text", student={"model": "org/base"}, **saves)
+        "train", adapter_config(folder, "text", "text", student={"model": "org/base", "processor": WORDS}, **saves)
     )
+    done["origins"] = origins()
     done["text logits"] = trained("org/base", folder / "text", "text", num_labels=2)
     done["checkpoint logits"] = trained("org/base", folder / "text" / "checkpoint-2", "text", num_labels=2)
     done["push text"] = command("push", folder / "text", "org/text-lora")

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from hub_adapter_jobs import TWO
+from hub_adapter_jobs import TWO, WORDS
 from hub_server import READER, WRITER, running_hub
 from hub_worker import COLORS
 from huggingface_hub import ModelCard
@@ -94,6 +94,27 @@ def test_the_card_says_what_lies_where(hub, done, modality):
     assert 'subfolder="adapter"' in text
     assert ("itself without its adapter ([org/image-teacher]" in text) == (modality == "image")
     assert "callable" not in text
+
+
+def test_a_processor_from_elsewhere_is_named_with_its_commit(hub, story):
+    """Another tokenizer under the same weights is another model."""
+    folder, _ = story
+    commit = hub.repos["models", WORDS].refs["refs/heads/main"]
+    for name in ("environment.json", "distillation.json"):
+        found = json.loads((folder / "text" / name).read_text())
+        assert found["processor"] == {"name": WORDS, "revision": "main", "commit": commit, "local": False}
+    said = f"The processor is that of [{WORDS}](https://huggingface.co/{WORDS}) at commit `{commit}`."
+    assert said in hub.text("org/text-lora", "README.md")
+    assert "processor is that of" not in hub.text("org/image-lora", "README.md")
+
+
+@pytest.mark.parametrize("how", ["stream", "branch", "commit", "offline"])
+def test_data_know_the_commit_that_they_are(hub, done, how):
+    """From what was noted when they were read, so without a network too."""
+    commit = hub.repos["datasets", "org/text-data"].refs["refs/heads/main"]
+    revision = {"branch": "old", "commit": commit}.get(how)
+    assert done["origins"][how] == {"name": "org/text-data", "revision": revision, "commit": commit}
+    assert done["origins"]["local"] is None
 
 
 def test_the_adapter_names_the_commit_of_its_base(hub, done):
