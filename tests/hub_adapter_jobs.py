@@ -11,6 +11,7 @@ import yaml
 from hub_fault_jobs import under
 from hub_worker import TEXTS, answers, command, config, image_processor, picture, teacher, tokenizer, upload
 from huggingface_hub import HfApi, constants, hf_hub_download
+from own_code import build, own_package, register
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -114,6 +115,7 @@ def publish(folder):
     )
     done["alone"] = command("push", alone, "org/text-lora-alone")
     done["checkpoint"] = command("push", folder / "text" / "checkpoint-2", "org/text-lora-checkpoint")
+    done |= own_class(folder)
     # ---- Its base moves on
     with torch.no_grad():
         for parameter in base.parameters():
@@ -121,6 +123,35 @@ def publish(folder):
     base.push_to_hub("org/base")
     done |= faults(folder, alone)
     return done
+
+
+def own_class(folder):
+    """A student whose code goes to the Hub, comes back as a teacher, and again as a student."""
+    names = {"id2label": TWO, "label2id": {name: index for index, name in TWO.items()}}
+    with own_package(folder / "code") as module:
+        register(module)
+        rows = tiny.table(tiny.examples("bert", 8, classes=2))
+        words = {"processing_class": tokenizer()}
+        student = build(module, words=len(tokenizer()), **names)
+        rows = rows.map(lambda row: {"input_ids": [word % len(tokenizer()) for word in row["input_ids"]]})
+        given = {"push_to_hub": True, "hub_model_id": "org/own", "trainer": words}
+        tiny.train(
+            folder / "own", student, tiny.classifier("bert", 1, classes=2, **names), rows, **given
+        ).push_to_hub()
+        done = {"own logits": logits(student, "text"), "own again": command("push", folder / "own", "org/own-again")}
+    own = {"model": "org/own", "trust_remote_code": True, "sanity_check": False}
+    done["own teacher"] = command("train", _taught(folder, "taught", teacher=own))
+    done["own untrusted"] = command("train", _taught(folder, "untrusted", teacher={**own, "trust_remote_code": False}))
+    again = {"model": "org/own", "trust_remote_code": True}
+    done["own student"] = command("train", _taught(folder, "own-student", student=again))
+    done["push own"] = command("push", folder / "own-student", "org/own-student", "--trust-remote-code")
+    return done
+
+
+def _taught(folder, name, **sections):
+    path = config(folder, "text", name, max_steps=1)
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **sections}))
+    return path
 
 
 def faults(folder, alone):
@@ -221,12 +252,22 @@ def mixed(folder):
     return folder / "plain"
 
 
-def card_adapter(repo):
-    """The model that the second snippet of a card makes."""
+def executed(repo, snippet):
+    """The names that a snippet of a card leaves behind."""
     card = Path(hf_hub_download(repo, "README.md")).read_text()
     scope = {}
-    exec(compile(re.findall(r"```python\n(.*?)```", card, flags=re.S)[1], "README.md", "exec"), scope)
-    return scope["model"]
+    exec(compile(re.findall(r"```python\n(.*?)```", card, flags=re.S)[snippet], "README.md", "exec"), scope)
+    return scope
+
+
+def card_adapter(repo):
+    """The model that the second snippet of a card makes."""
+    return executed(repo, 1)["model"]
+
+
+def first_model(repo):
+    """The model in the pipeline that the first one makes."""
+    return executed(repo, 0)["classifier"].model
 
 
 def read():
@@ -245,4 +286,6 @@ def read():
                 "adapter": logits(model, modality),
                 "labels": AutoConfig.from_pretrained(f"org/{repo}").id2label,
             }
+    for repo in ("own", "own-again", "own-student"):
+        found[repo] = logits(first_model(f"org/{repo}"), "text")
     return found

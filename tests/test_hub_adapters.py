@@ -206,6 +206,26 @@ def test_a_training_whose_push_fails_keeps_both_and_says_how_to_push_them(hub, s
     assert {"model.safetensors", *ADAPTER} <= set(hub.files("org/lost"))
 
 
+# ---- A class of one's own
+
+
+def test_code_goes_along_and_runs_elsewhere(hub, done, loaded):
+    """In a process that never saw the package, by the card's own words, to the last bit."""
+    succeeded(done, "own again")
+    for repo in ("own", "own-again"):
+        assert {"modeling.py", "layers.py"} <= set(hub.files(f"org/{repo}"))
+        torch.testing.assert_close(torch.tensor(loaded[repo]), torch.tensor(done["own logits"]), rtol=0, atol=0)
+
+
+def test_code_comes_back_as_teacher_and_as_student(hub, done, loaded):
+    """Only where it is trusted; and a student of such a class carries it on."""
+    succeeded(done, "own teacher", "own student", "push own")
+    assert done["own untrusted"]["code"] == 2
+    assert "trust_remote_code" in done["own untrusted"]["err"]
+    assert {"modeling.py", "layers.py"} <= set(hub.files("org/own-student"))
+    assert loaded["own-student"] != loaded["own"]
+
+
 def test_no_token_is_in_anything_that_was_sent_or_written(hub, story, loaded):
     assert f"Bearer {WRITER}" in hub.secrets
     assert not [name for name, content in hub.blobs.items() if WRITER.encode() in content]
