@@ -17,8 +17,9 @@ from hf_kd.adapter_files import is_merged
 from hf_kd.data import origin
 from hf_kd.experiment.build import processor_source
 from hf_kd.experiment.config import parse_config
+from hf_kd.experiment.pulled import pulled
 from hf_kd.model_card import read_record, write_card
-from hf_kd.publish import bundle, ensure_merged, write_merged
+from hf_kd.publish import bundle, ensure_merged, remove_stale, write_merged
 from hf_kd.publish.folder import check_folder, stale
 from hf_kd.trainer.adapter_pushes import refuse_older_adapter, save_plain
 
@@ -177,6 +178,19 @@ def test_only_what_would_be_loaded_in_its_place_is_deleted():
     assert set(stale(present, {"model.safetensors": None, "adapter/adapter_config.json": None})) == gone
 
 
+def test_weights_of_an_earlier_student_are_removed_and_nothing_is_committed_for_nothing():
+    """The Trainer's own pushes only add files: an adapter that was there would be put on the new student."""
+    commits = []
+    api = SimpleNamespace(
+        list_repo_files=lambda repo, revision: ["model.safetensors", "adapter_config.json"],
+        create_commit=lambda repo, operations, **kwargs: commits.append([o.path_in_repo for o in operations]),
+    )
+    remove_stale(api, "org/x", {"model.safetensors": None, "adapter_config.json": None}, None)
+    assert commits == []
+    remove_stale(api, "org/x", {"model.safetensors": None}, None)
+    assert commits == [["adapter_config.json"]]
+
+
 def test_a_base_that_lacks_what_the_student_had_is_refused(folder, tmp_path, base):
     """Weights that loading draws anew, and no file holds: the plain student would be another one each time."""
     other = shutil.copytree(base, tmp_path / "base")
@@ -273,6 +287,28 @@ def test_the_processor_is_of_the_revision_of_its_model(student, expected):
     )
     name, options = processor_source(config)
     assert (name, options.get("revision")) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "revision"),
+    [({}, "org/t", "v1"), ({"processor": "org/p"}, "org/p", "main")],
+)
+def test_the_teachers_own_processor_is_recorded_where_it_reads_its_own(given, name, revision):
+    """Only then: else it reads the student's, which is recorded already."""
+    config = parse_config(
+        {
+            "output_dir": "x",
+            "student": {"model": "org/s"},
+            "data": {"name": "org/d"},
+            "teacher": {"model": "org/t", "revision": "v1", **given},
+            "method": "kd",
+        }
+    )
+    task = SimpleNamespace(origin=None)
+    found = pulled(config, task, SimpleNamespace(processor=object()))
+    assert found["teacher_processor"] == {"name": name, "revision": revision, "commit": None, "local": False}
+    assert found["data"] is None
+    assert "teacher_processor" not in pulled(config, task, SimpleNamespace(processor=None))
 
 
 def test_provenance_is_read_back(folder):

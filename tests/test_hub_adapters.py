@@ -94,6 +94,7 @@ def test_the_card_says_what_lies_where(hub, done, modality):
     assert 'subfolder="adapter"' in text
     assert ("itself without its adapter ([org/image-teacher]" in text) == (modality == "image")
     assert "callable" not in text
+    assert "a `lora` adapter of rank 2 and the head" in text
 
 
 def test_a_processor_from_elsewhere_is_named_with_its_commit(hub, story):

@@ -178,6 +178,10 @@ def _training(run: RunRecord) -> str:
         parts.append(_block("text", "\n".join(run.provenance["objective"])))
     if run.distilled and run.temperatures:
         parts.append(f"Temperature at the end: {'; '.join(map(_temperature, run.temperatures.items()))}.")
+    if run.adapter:
+        rank = f" of rank {run.adapter['r']}" if run.adapter.get("r") else ""
+        kind = str(run.adapter.get("peft_type", "")).lower()
+        parts.append(f"Trained were a `{kind}` adapter{rank} and the head; the rest of the base stayed as it was.")
     training = run.resolved.get("training") or run.provenance.get("training") or {}
     known = [f"`{key}` {training[key]}" for key in SETTINGS if training.get(key) not in (None, False)]
     known += [f"`seed` {run.seed}"] if run.seed is not None else []

@@ -9,6 +9,7 @@ from .push import (
     license_of_teacher,
     make_branch,
     push_folder,
+    remove_stale,
     write_plots,
 )
 from .words import PushError, failure, hidden, reason
@@ -27,6 +28,7 @@ __all__ = [
     "push_folder",
     "reason",
     "refuse_unshippable",
+    "remove_stale",
     "write_merged",
     "write_plots",
 ]

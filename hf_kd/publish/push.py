@@ -133,18 +133,26 @@ def commit_files(
     in_background: bool = False,
 ) -> CommitInfo | Future:
     """Commit files by their place in the repository, and delete there what would be loaded in place of them."""
-    present = api.list_repo_files(repo_id, revision=None if create_pr else revision)
+    gone = stale(api.list_repo_files(repo_id, revision=None if create_pr else revision), files)
     return api.create_commit(
         repo_id,
         [
             *(CommitOperationAdd(path_in_repo=place, path_or_fileobj=path) for place, path in files.items()),
-            *(CommitOperationDelete(path_in_repo=path) for path in stale(present, files)),
+            *(CommitOperationDelete(path_in_repo=path) for path in gone),
         ],
         commit_message=message,
         revision=revision,
         create_pr=create_pr,
         run_as_future=in_background,
     )
+
+
+def remove_stale(api: HfApi, repo_id: str, files: dict[str, Path], revision: str | None) -> None:
+    """Delete what would be loaded in place of files that are there already; no commit where nothing would be."""
+    gone = stale(api.list_repo_files(repo_id, revision=revision), files)
+    if gone:
+        deleted = [CommitOperationDelete(path_in_repo=path) for path in gone]
+        api.create_commit(repo_id, deleted, commit_message="Remove weights of an earlier student", revision=revision)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from ..adapters import OwnBase, plain_parameters
 from ..model_card import CARD, PROVENANCE, SETTINGS, read_record, write_card
 from ..publish import (
     PushError,
+    bundle,
     check_visibility,
     describe_code,
     failure,
@@ -30,6 +31,7 @@ from ..publish import (
     make_branch,
     reason,
     refuse_unshippable,
+    remove_stale,
     write_plots,
 )
 from ..registry import ConfigError
@@ -190,7 +192,11 @@ class HubTrainer(Trainer):
                 make_branch(HfApi(token=token or args.hub_token), self.hub_model_id, revision)
             if is_mergeable(student):
                 return push_final(self, commit_message, blocking, token, revision, **kwargs)
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            commit = super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            if blocking and self.is_world_process_zero():  # the Trainer's own pushes only add
+                api, files = HfApi(token=token or args.hub_token), bundle(Path(args.output_dir))
+                remove_stale(api, self.hub_model_id, files, revision or args.hub_revision)
+            return commit
         except ConfigError:
             raise
         except Exception as error:
