@@ -161,11 +161,14 @@ def test_weights_of_before_are_neither_kept_in_merged_nor_pushed(folder):
     ensure_merged(folder)
     (folder / "merged" / "_merged_from.json").unlink()
     (folder / "merged" / "model-00001-of-00002.safetensors").write_bytes(b"old")
-    (folder / "model.safetensors").write_bytes(b"of a whole student that was here")
+    for name in ("model.safetensors", "model-00009-of-00009.safetensors", "config.json"):
+        (folder / name).write_bytes(b"{}")  # of a whole student that was here
     ensure_merged(folder)
     assert not (folder / "merged" / "model-00001-of-00002.safetensors").exists()
     pushed = bundle(folder)
     assert pushed["model.safetensors"] == folder / "merged" / "model.safetensors"
+    assert pushed["config.json"] == folder / "merged" / "config.json"
+    assert "model-00009-of-00009.safetensors" not in pushed
     assert pushed["adapter/adapter_model.safetensors"] == folder / "adapter_model.safetensors"
     assert not [place for place in pushed if place.startswith(("adapter_", "_", "merged"))]
 

@@ -78,9 +78,9 @@ def ensure_merged(folder: Path, token: str | None = None) -> Path:
     if not name:
         raise ConfigError([f"{folder}: is an adapter that does not say of which model. {_by_hand(folder)}"])
     source = {key: value for key, value in source.items() if value is not None}
+    told = (read_record(folder).provenance.get("student") or {}).get("config") or {}
     try:
         config = AutoConfig.from_pretrained(name, **source)
-        told = (read_record(folder).provenance.get("student") or {}).get("config") or {}
         config = type(config).from_dict({**config.to_dict(), **told})
         base, info = auto_class(config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **source
