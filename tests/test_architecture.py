@@ -35,8 +35,9 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
     "adapters": {"heads", "inputs"},
     "teacher_cache": {"inputs"},
     "training_args": {"methods"},
-    "model_card": {"methods"},
-    "publish": {"model_card", "report", "teacher"},
+    "adapter_files": set(),
+    "model_card": {"methods", "adapter_files"},
+    "publish": {"model_card", "report", "teacher", "adapters", "adapter_files"},
     "trainer": {
         "methods",
         "inputs",

@@ -75,18 +75,22 @@ def test_every_shipped_config_is_valid(path, tmp_path):
     shipped(path, tmp_path)
 
 
-def key_paths(mapping, prefix=()):
+FREE = {("teacher", "label_map")}  # its keys are class names
+OF_A_CHECKPOINT = ("student", "config")  # of one on the Hub, which is asked when it is loaded
+
+
+def key_paths(mapping, prefix=(), free=FREE):
     for key, value in mapping.items():
         yield (*prefix, key)
-        if isinstance(value, dict):
-            yield from key_paths(value, (*prefix, key))
+        if isinstance(value, dict) and (*prefix, key) not in free:
+            yield from key_paths(value, (*prefix, key), free)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_typo_in_any_key_of_a_shipped_config_is_refused_at_its_path(path, tmp_path):
     """A mistyped key that is ignored runs an experiment nobody asked for (`temprature: 4` leaves the default)."""
     mapping = shipped(path, tmp_path).to_mapping()
-    keys = list(key_paths(mapping))
+    keys = list(key_paths(mapping, free=FREE | ({OF_A_CHECKPOINT} if "model" in mapping["student"] else set())))
     assert len(keys) > 10
     for *parents, key in keys:
         typo = copy.deepcopy(mapping)

@@ -160,6 +160,22 @@ def test_the_card_names_the_commit_of_the_teacher(hub, published, modality):
     assert card.data.datasets == [f"org/{modality}-data"]
 
 
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_data_and_processor_are_named_with_their_commits(hub, published, modality):
+    """Data sets are corrected and split anew under the same name; so are tokenizers."""
+    data, teacher = (
+        hub.repos[kind, f"org/{modality}-{what}"] for kind, what in (("datasets", "data"), ("models", "teacher"))
+    )
+    commit = data.refs["refs/heads/main"]
+    for name in ("environment.json", "distillation.json"):
+        found = json.loads((published[0] / modality / name).read_text())
+        assert found["data"] == {"name": f"org/{modality}-data", "revision": None, "commit": commit}
+        assert found["processor"]["commit"] == teacher.refs["refs/heads/main"]
+    card = ModelCard(hub.text(f"org/{modality}-student", "README.md", "main" if modality == "text" else "exp"))
+    assert f"(https://huggingface.co/datasets/org/{modality}-data), at commit `{commit}`" in card.text
+    assert {result.dataset_revision for result in card.data.eval_results} == {commit}
+
+
 def test_private_is_not_taken_for_granted(published):
     """`create_repo(private=True)` does nothing for a repository that is there: the weights would be public."""
     done = published[1]["public"]

@@ -110,7 +110,11 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
     names = [names] if isinstance(names, str) else names
     is_mixed = any(name in spec for name in MIXING_DEFAULTS)
     if not isinstance(names, (list, tuple)) or not (names or spec.get("random_erasing") or is_mixed):
-        raise ConfigError([f"augmentation.name: expected a name, or several in order.{suggestion('', SETTINGS)}"])
+        known = ["name", "random_erasing", *MIXING_DEFAULTS, *(key for own in SETTINGS.values() for key in own)]
+        wrong = [f"augmentation.{key}: unknown setting.{suggestion(key, known)}" for key in spec if key not in known]
+        raise ConfigError(
+            [*wrong, f"augmentation.name: expected a name, or several in order.{suggestion('', SETTINGS)}"]
+        )
     problems = [f"augmentation.name: {_unknown(name)}" for name in names if name not in SETTINGS]
     known = {key: value for name in names for key, value in SETTINGS.get(name, {}).items()}
     settings = {"random_erasing": 0.0, **known}

@@ -69,6 +69,7 @@ def table_source(
         fingerprint=_fingerprint(splits, labels.names),
         description="; ".join(facts) + ".",
         problem_type=problem_type,
+        origin=read.origin,
     )
 
 

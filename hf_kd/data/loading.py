@@ -143,22 +143,36 @@ def load_task(
     )
     source, benchmark = _source(name_or_path, path, options, seed)
     processor = _checked_processor(table_name(name_or_path), source, processor)
-    compute_metrics, metric = _metrics(source, benchmark, metrics, cache_dir)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
     changes, mixing = _checked_augmentation(augmentation, source, processor, teacher_logits)
-    splits_made, notes = _inputs(source, tables, processor, max_length, changes)
+    inputs, notes = _inputs(source, tables, processor, max_length, changes)
+    scores = _metrics(source, benchmark, metrics, cache_dir)
+    return _task(table_name(name_or_path), source, inputs, processor, scores, mixing, notes)
+
+
+def _task(
+    name: str,
+    source: Source,
+    inputs: Mapping[str, Any],
+    processor: Any,
+    scores: tuple[Callable[..., dict[str, float]], str],
+    mixing: Mixing | None,
+    notes: Sequence[str],
+) -> Task:
+    """All that was settled."""
     return Task(
-        name=table_name(name_or_path),
+        name=name,
         modality=source.modality,
-        **splits_made,
+        **inputs,
         collator=TextCollator(processor) if source.modality == "text" else ImageCollator(mixing),
-        compute_metrics=compute_metrics,
+        compute_metrics=scores[0],
         label_names=source.label_names,
         processing_class=processor,
         fingerprint=source.fingerprint,
         description=" ".join([source.description, *notes, *_mixing_notes(mixing)]),
         problem_type=source.problem_type,
-        metric=metric,
+        metric=scores[1],
+        origin=source.origin,
     )
 
 

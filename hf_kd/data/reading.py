@@ -12,6 +12,7 @@ import datasets
 from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from ..registry import nearest, suggestion
+from .origin import hub_origin
 from .pictures import SPLIT_ALIASES, image_folder, is_image, split_called
 from .stored_logits import LABEL_FILE, MANIFEST
 
@@ -55,12 +56,14 @@ class Loaded:
         label_names: What ``labels.txt`` beside the files says, in id order; None without one.
         notes: What the reader should know about the choice of files, for the description.
         folder: Where files were read.
+        origin: Name, revision and commit on the Hub; None of what is local.
     """
 
     splits: dict[str, Any]
     label_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    origin: Mapping[str, str | None] | None = None
 
 
 def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str, ...]) -> Loaded:
@@ -110,8 +113,11 @@ def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str
     if files:
         return _from_files(files, options, notes)
     try:
-        splits = _load_dataset(str(path) if path.is_dir() else str(name_or_path), {}, options)
-        return Loaded(splits, _label_file(path) if path.is_dir() else None, folder=path if path.is_dir() else None)
+        if path.is_dir():
+            return Loaded(_load_dataset(str(path), {}, options), _label_file(path), folder=path)
+        name = str(name_or_path)
+        splits = _load_dataset(name, {}, options)
+        return Loaded(splits, origin=hub_origin(name, options.revision, splits))
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError) as error:
         raise ValueError(_not_found(name_or_path, error, known_tasks)) from error
 

@@ -91,6 +91,7 @@ def stream_source(
         description="; ".join(facts) + ".",
         problem_type=options.problem_type,
         is_streamed=True,
+        origin=read.origin,
     )
 
 

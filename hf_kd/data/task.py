@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class Source:
         max_length: The default length at which texts are cut; None leaves it to the tokenizer.
         problem_type: What the labels are.
         is_streamed: ``splits`` are streams, `datasets.IterableDataset` with a column ``labels``, and no `Rows`.
+        origin: See `Task`.
     """
 
     modality: Modality
@@ -48,6 +49,7 @@ class Source:
     max_length: int | None = None
     problem_type: str = SINGLE_LABEL
     is_streamed: bool = False
+    origin: Mapping[str, str | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Task:
         description: What the set is and is not, and what was done to it.
         problem_type: What the labels are, as `model.config.problem_type` says it.
         metric: The key of ``compute_metrics`` that results on this set are quoted in.
+        origin: ``name``, ``revision`` and ``commit`` of the data set on the Hub, the last None if nobody noted it;
+            None of rows that are local.
     """
 
     name: str
@@ -90,6 +94,7 @@ class Task:
     description: str
     problem_type: str = SINGLE_LABEL
     metric: str = "accuracy"
+    origin: Mapping[str, str | None] | None = None
 
     @property
     def num_labels(self) -> int:

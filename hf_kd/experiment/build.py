@@ -51,23 +51,35 @@ def build_task(config: ExperimentConfig) -> Task:
         refuse("data", error)
 
 
-def _processor(config: ExperimentConfig) -> Any:
-    """The student's processor; None where an embedded set brings one."""
+def processor_source(config: ExperimentConfig) -> tuple[str, dict[str, Any]] | None:
+    """Where the student's processor is loaded from, and with which options; None where an embedded set brings one.
+
+    Raises:
+        ConfigError: Nothing says which.
+    """
     student, embedded = config.student, (config.data.name or "").startswith("embedded/")
-    if student.processor is None and student.model is not None:
+    if student.processor is not None:
+        return student.processor, {}
+    if student.model is not None:
         options = {"revision": student.revision or "main", "trust_remote_code": student.trust_remote_code}
-        return _load_processor(student.model, "student.processor", **options)
-    source = student.processor
-    if source is None and not embedded and config.teacher is not None:
-        source = config.teacher.model
-    if source is None and not embedded:
+        return student.model, options
+    if embedded:
+        return None
+    if config.teacher is None or config.teacher.model is None:
         raise ConfigError(
             [
                 "student.processor: is required, because a student from scratch has no tokenizer or image processor "
                 "and there is no teacher to borrow one from. Give a Hub id or a folder."
             ]
         )
-    return None if source is None else _load_processor(source, "student.processor")
+    teacher = config.teacher
+    return teacher.model, {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+
+
+def _processor(config: ExperimentConfig) -> Any:
+    """The student's processor; None where an embedded set brings one."""
+    source = processor_source(config)
+    return None if source is None else _load_processor(source[0], "student.processor", **source[1])
 
 
 def _load_processor(source: str, path: str, **options: Any) -> Any:

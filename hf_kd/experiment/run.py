@@ -11,24 +11,25 @@ from typing import Any
 import yaml
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
-from ..adapters import SELF, merged_student, plain_parameters
+from ..adapter_files import is_merged
+from ..adapters import SELF, plain_parameters
 from ..data import Task
 from ..methods import METHODS, plugs_in, resolved_settings
 from ..objective import DistillationObjective
-from ..publish import PushError
+from ..publish import PushError, write_merged
 from ..trainer import DistillationTrainer
 from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
 from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
+from .pulled import pulled
 from .student import build_student, provenance, take_over_layers
 from .teacher_side import TeacherSide, checked_teacher, stored_teacher, teacher_side
 
 RESOLVED_CONFIG = "resolved_config.yaml"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
-MERGED = "merged"
 TEACHER = "teacher.json"
 
 
@@ -85,7 +86,8 @@ def run_experiment(
 
     `output_dir` then holds the student with its processor, loadable by `from_pretrained`; `results.json`;
     `resolved_config.yaml`, which is the same run with every default spelled out; `environment.json`, the versions it
-    ran on and the commits of the models; `distillation.json`, the models by name and commit; `teacher.json`, which of
+    ran on and the commits of models, processors and data; `distillation.json`, which of these made the student;
+    `teacher.json`, which of
     the teacher's classes is which and how often it was right on labelled training rows; for an adapter student also
     `merged`, the plain one; a model card with plots; and the Trainer's checkpoints and log. With
     `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging
@@ -112,17 +114,18 @@ def run_experiment(
     side = teacher_side(config, teacher, student, task, _teacher_splits(args))
     task = side.task
     trainer = _trainer(config, args, side, student, teacher, callbacks)
+    trainer.pulled = pulled(config, task, side)
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
     if args.process_index == 0:
-        found = {**environment(args), "platform": platform.platform(), "models": models}
+        found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
         _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
     trainer.save_state()
-    if config.student.peft is not None and args.process_index == 0:
-        save_merged(student, folder / MERGED, task)
+    if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
+        write_merged(student, folder, task.processing_class)
     result = ExperimentResult(
         output_dir=config.output_dir,
         method=(config.method or {}).get("name"),
@@ -170,7 +173,10 @@ def _trainer(
         label_map=side.label_map,
         callbacks=list(callbacks),
     )
-    trainer.revisions = {"teacher": config.teacher and config.teacher.revision, "student": config.student.revision}
+    trainer.revisions = {
+        "teacher": config.teacher and config.teacher.revision,
+        "student": config.student.revision or "main",
+    }
     trainer.stored_teacher = stored_teacher(config)
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
@@ -214,12 +220,6 @@ def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, A
     elif stored := stored_teacher(config):
         models["teacher"] = stored
     return student, teacher, models
-
-
-def save_merged(student: Any, folder: Path, task: Task) -> None:
-    """The plain student that an adapter student amounts to, with its processor, for `from_pretrained`."""
-    merged_student(student).save_pretrained(folder)
-    task.processing_class.save_pretrained(folder)
 
 
 def _publish(trainer: DistillationTrainer, folder: Path, result: ExperimentResult) -> None:

@@ -175,8 +175,9 @@ def _check_loaded(section: StudentSection, task: Task, model: PreTrainedModel, i
 def _with_adapter(model: PreTrainedModel, section: StudentSection, task: Task) -> Any:
     try:
         adapted = add_adapter(model, section.peft)
+        commit = describe_model(model, section.revision or "main")["commit"]
         for config in adapted.peft_config.values():
-            config.revision = section.revision
+            config.revision = commit or section.revision  # branches move, and an adapter fits one base
         _try(adapted, task)
     except ConfigError as error:
         raise ConfigError([f"student.peft.{problem}" for problem in error.problems]) from error

@@ -133,7 +133,8 @@ def _processor(section: TeacherSection, task: Task) -> Any:
     """The teacher's own processor; None if none was saved with it."""
     auto = AutoTokenizer if task.modality == "text" else AutoImageProcessor
     source = section.processor or section.model
-    options = {} if section.processor else {"revision": section.revision}
+    own = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    options = {} if section.processor else own
     try:
         return auto.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:

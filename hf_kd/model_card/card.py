@@ -17,6 +17,9 @@ END = "<!-- hf_kd: end -->"
 UPSTREAM = "generated automatically according to the information the Trainer had access to"
 """How the Trainer's own draft of a card begins: ours replaces it."""
 
+PEFT_DRAFT = "# Model Card for Model ID"
+"""How PEFT's begins, which is written whenever an adapter is saved; its metadata are not what a person said."""
+
 METRICS = {"accuracy": "accuracy", "f1_macro": "f1", "f1_micro": "f1", "f1": "f1", "mse": "mse"}
 """Our names of metrics that the Hub has under a name."""
 
@@ -74,8 +77,9 @@ def write_card(
         "language": language,
         "license": license,
         "base_model": base_model or _base_model(run),
+        "base_model_relation": _relation(run, base_model),
         "pipeline_tag": pipeline_tag or run.pipeline_tag,
-        "library_name": "peft" if run.adapter else "transformers",
+        "library_name": "peft" if run.adapter and not run.merged else "transformers",
         "metrics": list(dict.fromkeys(METRICS[key] for key in run.scores[1] if key in METRICS)) or None,
     }
     kept = {**known, **{key: value for key, value in given.items() if value}}
@@ -92,6 +96,7 @@ def write_card(
         run,
         name=name,
         location=repo_id or Path(folder).as_posix(),
+        on_hub=repo_id is not None,
         revision=revision,
         license=data.license,
         teacher_license=teacher_license,
@@ -117,6 +122,8 @@ def _existing(path: Path) -> tuple[dict[str, Any], str]:
         ) from error
     text = card.text.strip()
     known = card.data.to_dict()
+    if text.startswith(PEFT_DRAFT):
+        return {}, ""
     if UPSTREAM in text:
         known = {key: known[key] for key in ("language", "license", "tags", "datasets", "base_model") if key in known}
         known["tags"] = [tag for tag in known.get("tags", []) if tag != "generated_from_trainer"]
@@ -146,7 +153,7 @@ def _union(*groups: str | Iterable[str] | None) -> list[str]:
 
 
 def _tags(run: RunRecord) -> list[str]:
-    tags = ["hf_kd"]
+    tags = ["hf_kd", *(["peft", str(run.adapter.get("peft_type", "adapter")).lower()] if run.adapter else [])]
     if run.distilled:
         tags += ["knowledge-distillation", *([f"method:{run.method_name}"] if run.method_name else [])]
         teacher = run.teacher or {}
@@ -156,8 +163,14 @@ def _tags(run: RunRecord) -> list[str]:
 
 def _base_model(run: RunRecord) -> str | None:
     """The Hub id of the checkpoint that the student started from; the teacher is not one."""
-    student = run.provenance.get("student") or {}
-    return student["name"] if student.get("commit") else None
+    return run.student["name"] if run.student.get("commit") else None
+
+
+def _relation(run: RunRecord, base_model: str | None) -> str | None:
+    """What the Hub calls the way from the base to what is at the top of the repository."""
+    if not (base_model or _base_model(run)):
+        return None
+    return "adapter" if run.adapter and not run.merged else "finetune"
 
 
 def _results(run: RunRecord, pipeline_tag: str | None) -> list[EvalResult]:
@@ -173,7 +186,7 @@ def _results(run: RunRecord, pipeline_tag: str | None) -> list[EvalResult]:
             dataset_name=run.data_name,
             dataset_config=run.data.get("subset"),
             dataset_split=run.data.get("splits", {}).get(split, split),
-            dataset_revision=run.data.get("revision") if run.hub_dataset else None,
+            dataset_revision=_data_revision(run),
             metric_type=METRICS.get(key, key),
             metric_name=key,
             metric_value=value,
@@ -181,6 +194,12 @@ def _results(run: RunRecord, pipeline_tag: str | None) -> list[EvalResult]:
         for key, value in _numbers(scores).items()
         if key not in OF_THE_TEACHER
     ]
+
+
+def _data_revision(run: RunRecord) -> str | None:
+    if not run.hub_dataset:
+        return None
+    return (run.provenance.get("data") or {}).get("commit") or run.data.get("revision")
 
 
 def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..adapter_files import ADAPTER_CONFIG, MERGED, is_merged
 from ..methods import METHODS, Method
 
 PROVENANCE = "distillation.json"
@@ -24,8 +25,9 @@ class RunRecord:
 
     Args:
         folder: Where they are.
-        config: `config.json`.
+        config: `config.json`; of an adapter student, that of the plain one.
         adapter: `adapter_config.json`, where the student is an adapter.
+        merged: Whether the plain student of the adapter is there too, in `merged`.
         processor: `preprocessor_config.json` or `tokenizer_config.json`.
         provenance: `distillation.json`.
         results: `results.json`.
@@ -37,6 +39,7 @@ class RunRecord:
     folder: Path
     config: Mapping[str, Any]
     adapter: Mapping[str, Any] = field(default_factory=dict)
+    merged: bool = False
     processor: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     results: Mapping[str, Any] = field(default_factory=dict)
@@ -47,8 +50,21 @@ class RunRecord:
     @property
     def pipeline_tag(self) -> str | None:
         """The Hub's name of the task; None where the config does not say."""
-        names = [*(self.config.get("architectures") or []), self.provenance.get("student", {}).get("class") or ""]
+        names = [*(self.config.get("architectures") or []), self.student.get("class") or ""]
+        names += list(self.config.get("auto_map") or {})
         return next((tag for name in names for end, tag in PIPELINES.items() if name.endswith(end)), None)
+
+    @property
+    def student(self) -> Mapping[str, Any]:
+        """Name, commit, class and so on of what the student started from, as far as known."""
+        return self.provenance.get("student") or {}
+
+    @property
+    def code(self) -> Mapping[str, Any]:
+        """Where the student's class comes from, if it is none of transformers."""
+        if "code" in self.student:
+            return self.student["code"] or {}
+        return {"carried": True} if self.config.get("auto_map") else {}
 
     @property
     def method_name(self) -> str | None:
@@ -87,6 +103,8 @@ class RunRecord:
     @property
     def hub_dataset(self) -> str | None:
         """The data set's id on the Hub, if that is where it is."""
+        if "data" in self.provenance:
+            return (self.provenance["data"] or {}).get("name")
         name = self.data.get("name")
         return name if name and not name.startswith("embedded/") else None
 
@@ -131,12 +149,18 @@ def read_record(folder: str | Path) -> RunRecord:
         ValueError: A file there is not what its name says.
     """
     folder = Path(folder)
+    adapter, provenance, merged = _read(folder / ADAPTER_CONFIG), _read(folder / PROVENANCE), is_merged(folder)
+    config = _read(folder / "config.json")
+    if adapter:
+        told = (provenance.get("student") or {}).get("config")
+        config = _read(folder / MERGED / "config.json") if merged else told or config
     return RunRecord(
         folder=folder,
-        config=_read(folder / "config.json"),
-        adapter=_read(folder / "adapter_config.json"),
+        config=config,
+        adapter=adapter,
+        merged=merged,
         processor=_read(folder / "preprocessor_config.json") or _read(folder / "tokenizer_config.json"),
-        provenance=_read(folder / PROVENANCE),
+        provenance=provenance,
         results=_read(folder / "results.json"),
         resolved=_read(folder / "resolved_config.yaml"),
         environment=_read(folder / "environment.json"),

@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 
-from ..functional import MULTI_LABEL, REGRESSION
+from ..functional import REGRESSION
 from .record import OF_THE_TEACHER, RunRecord
+from .usage import usage
 
 HUB = "https://huggingface.co"
 FIGURES = {"temperature.png": "Temperatures during training", "loss.png": "Losses during training"}
@@ -36,6 +37,7 @@ def body(
     *,
     name: str,
     location: str,
+    on_hub: bool,
     revision: str | None,
     license: str | None,
     teacher_license: str | None,
@@ -45,7 +47,7 @@ def body(
     """All sections in Markdown; see `write_card` for the arguments."""
     sections = [
         f"# {name}\n\n{_summary(run)}",
-        f"## How to use\n\n```python\n{snippet(run, location, revision)}\n```",
+        f"## How to use\n\n{usage(run, location, revision, on_hub=on_hub)}",
         f"## Results\n\n{_results(run, repeats, baselines)}",
         f"## Training\n\n{_training(run)}",
         f"## Data\n\n{_data(run)}",
@@ -58,7 +60,7 @@ def body(
 
 
 def _summary(run: RunRecord) -> str:
-    student = run.provenance.get("student") or {}
+    student = run.student
     kind = {"image-classification": "image classifier", "text-classification": "text classifier"}
     what = kind.get(run.pipeline_tag or "", "classifier")
     if run.config.get("problem_type") == REGRESSION:
@@ -71,6 +73,8 @@ def _summary(run: RunRecord) -> str:
     if not run.distilled:
         return f"{line}trained without a teacher by hf_kd."
     teacher = "stored teacher logits" if run.teacher is None else _model(run.teacher)
+    if (run.teacher or {}).get("itself"):
+        teacher = f"itself without its adapter ({teacher})"
     by = f" with *{run.method.title}* (`{run.method_name}`)" if run.method else ""
     size = (run.teacher or {}).get("parameters") or run.results.get("teacher_parameters")
     of = f", which has {size:,} parameters" if size else ""
@@ -88,43 +92,6 @@ def _model(model: Mapping[str, Any]) -> str:
         return f"the local model `{name.rstrip('/').split('/')[-1]}`"
     revision = f" at `{model['revision']}`" if model.get("revision") else ""
     return f"`{name}`{revision}"
-
-
-def snippet(run: RunRecord, location: str, revision: str | None = None) -> str:
-    """Python that loads the model and asks it; it runs as it stands."""
-    where = repr(location).replace("'", '"') + (f', revision="{revision}"' if revision else "")
-    task = run.pipeline_tag or "text-classification"
-    is_image = task == "image-classification"
-    auto = "AutoModelForImageClassification" if is_image else "AutoModelForSequenceClassification"
-    if run.adapter:
-        base = run.adapter.get("base_model_name_or_path")
-        classes = (run.provenance.get("student") or {}).get("num_labels")
-        return (
-            f'from peft import PeftModel\nfrom transformers import {auto}\n\nbase = {auto}.from_pretrained("{base}"'
-            f"{f', num_labels={classes}' if classes else ''})\nmodel = PeftModel.from_pretrained(base, {where})"
-        )
-    imports = "from transformers import pipeline\n\n"
-    load = f'classifier = pipeline("{task}", model={where})\n'
-    if is_image:
-        size = run.config.get("image_size") or 224
-        height, width = size if isinstance(size, list) else (size, size)
-        if run.config.get("num_channels") == 1:  # the pipeline makes every picture RGB
-            return (
-                f"import torch\nfrom PIL import Image\nfrom transformers import AutoImageProcessor, {auto}\n\n"
-                f"processor = AutoImageProcessor.from_pretrained({where})\nmodel = {auto}.from_pretrained({where})\n"
-                f'image = Image.new("L", ({width}, {height}))  # your picture, in grey\n'
-                'with torch.no_grad():\n    logits = model(**processor(image, return_tensors="pt")).logits\n'
-                "print(model.config.id2label[logits.argmax(-1).item()])"
-            )
-        return (
-            f"from PIL import Image\n{imports}{load}"
-            f'image = Image.new("RGB", ({width}, {height}))  # your picture, or a path or address of one\n'
-            "print(classifier(image))"
-        )
-    pair = isinstance(run.data.get("text_column"), list) and len(run.data["text_column"]) == 2
-    text = '{"text": "One sentence.", "text_pair": "Another one."}' if pair else '"Your text."'
-    every = ", top_k=None" if run.config.get("problem_type") == MULTI_LABEL else ""
-    return f"{imports}{load}print(classifier({text}{every}))"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -184,7 +151,7 @@ def _runs_row(title: str, runs: Sequence[RunRecord], names: Sequence[str]) -> li
         spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
         cells[name] = f"{statistics.fmean(values):.4f}{spread}" if len(values) == len(runs) else ""
     first = runs[0]
-    parameters = first.results.get("student_parameters") or (first.provenance.get("student") or {}).get("parameters")
+    parameters = first.results.get("student_parameters") or first.student.get("parameters")
     seeds = ", ".join(str(run.seed) for run in runs if run.seed is not None)
     return _row(title, parameters, seeds, cells, names)
 
@@ -211,6 +178,10 @@ def _training(run: RunRecord) -> str:
         parts.append(_block("text", "\n".join(run.provenance["objective"])))
     if run.distilled and run.temperatures:
         parts.append(f"Temperature at the end: {'; '.join(map(_temperature, run.temperatures.items()))}.")
+    if run.adapter:
+        rank = f" of rank {run.adapter['r']}" if run.adapter.get("r") else ""
+        kind = str(run.adapter.get("peft_type", "")).lower()
+        parts.append(f"Trained were a `{kind}` adapter{rank} and the head; the rest of the base stayed as it was.")
     training = run.resolved.get("training") or run.provenance.get("training") or {}
     known = [f"`{key}` {training[key]}" for key in SETTINGS if training.get(key) not in (None, False)]
     known += [f"`seed` {run.seed}"] if run.seed is not None else []
@@ -255,14 +226,18 @@ def _data(run: RunRecord) -> str:
     parts = []
     if run.data_name:
         link = f"[{run.hub_dataset}]({HUB}/datasets/{run.hub_dataset})" if run.hub_dataset else f"`{run.data_name}`"
+        if run.hub_dataset and run.hub_dataset != run.data_name:
+            link = f"`{run.data_name}`, which is {link}"
         extra = [f"{key} `{run.data[key]}`" for key in ("subset", "revision") if run.data.get(key)]
+        commit = (run.provenance.get("data") or {}).get("commit")
+        extra += [f"at commit `{commit}`"] if commit else []
         parts.append(f"Data: {', '.join([link, *extra])}.")
     if run.results:
         rows, labelled = run.results["train_rows"], run.results["labelled_rows"]
         some = "all" if rows == labelled else f"{labelled:,}"
         count = "Rows streamed and not counted" if rows is None else f"{rows:,} training rows, {some} with a label"
         parts.append(f"{count}; fingerprint of the rows `{run.results['data_fingerprint']}`.")
-    parts.append(_preprocessing(run))
+    parts += [_preprocessing(run), _processors(run)]
     labels = [str(label) for _, label in sorted((run.config.get("id2label") or {}).items(), key=lambda e: int(e[0]))]
     if labels:
         more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
@@ -288,6 +263,17 @@ def _preprocessing(run: RunRecord) -> str:
         cut = f", cut after {length} tokens" if length else ""
         return f"Texts are split by the saved `{given['tokenizer_class']}`{cut}."
     return ""
+
+
+def _processors(run: RunRecord) -> str:
+    """Where the processors were taken from, if that is not where their models came from."""
+    lines = []
+    for key, whose, model in (("processor", "The", run.student), ("teacher_processor", "The teacher's", run.teacher)):
+        source, known = run.provenance.get(key) or {}, model or {}
+        elsewhere = (source.get("name"), source.get("commit")) != (known.get("name"), known.get("commit"))
+        if source.get("commit") and elsewhere:
+            lines.append(f"{whose} processor is that of {_model(source)}.")
+    return " ".join(lines)
 
 
 def _size(size: Mapping[str, int]) -> str:

@@ -18,18 +18,24 @@ from transformers.trainer_utils import TrainOutput
 from transformers.utils import logging
 
 from .. import __version__
-from ..model_card import PROVENANCE, SETTINGS, read_record, write_card
+from ..adapters import OwnBase, plain_parameters
+from ..model_card import CARD, PROVENANCE, SETTINGS, read_record, write_card
 from ..publish import (
     PushError,
+    bundle,
     check_visibility,
+    describe_code,
     failure,
     hidden,
     license_of_teacher,
     make_branch,
     reason,
+    refuse_unshippable,
+    remove_stale,
     write_plots,
 )
 from ..registry import ConfigError
+from .adapter_pushes import is_mergeable, push_checkpoint, push_final, refuse_older_adapter, save_plain
 from .objective_state import describe
 
 logger = logging.get_logger(__name__)
@@ -44,8 +50,17 @@ class HubTrainer(Trainer):
     """
 
     revisions: Mapping[str, str | None] = MappingProxyType({})
-    stored_teacher: Mapping[str, Any] | None = None
     """Which revision of "teacher" and "student" was loaded, for whoever knows; models do not remember it."""
+
+    stored_teacher: Mapping[str, Any] | None = None
+    """Of a run without a teacher, the one that the data's `teacher_logits` came from, as `describe_model` says it."""
+
+    pulled: Mapping[str, Any] = MappingProxyType({})
+    """What else was loaded, for `distillation.json`: `processor`, `teacher_processor` and `data`, each a mapping of
+    `name`, `revision` and `commit` on the Hub."""
+
+    is_pushing = False
+    """Whether `push_to_hub` is going on."""
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in `Trainer`; notes which commits the models came from, before the cache moves on."""
@@ -53,8 +68,15 @@ class HubTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """As in `Trainer`, with the branch `hub_revision`; wrong tokens and names end the run before it begins."""
+        """As in `Trainer`, with the branch `hub_revision`.
+
+        Wrong tokens and names end the run before it begins, and so does a student that nobody else could load.
+        """
         args = self.args
+        if self.model is not None:  # else it is made later, by `model_init`
+            student = self.accelerator.unwrap_model(self.model)
+            refuse_unshippable(getattr(student, "get_base_model", lambda: student)())
+            refuse_older_adapter(student, Path(args.output_dir))
         try:
             super().init_hf_repo(token=token, private=private)
             if self.is_world_process_zero():
@@ -70,10 +92,20 @@ class HubTrainer(Trainer):
             ) from error
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """As in `Trainer`, with what the student was distilled from."""
+        """As in `Trainer`, with what the student was distilled from; what will be pushed of an adapter, too."""
+        folder = Path(output_dir or self.args.output_dir)
+        card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else None
         super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self._write_provenance(Path(output_dir or self.args.output_dir))
+        if not self.args.should_save:
+            return
+        self._write_provenance(folder)
+        if hasattr(self.accelerator.unwrap_model(self.model), "peft_config"):
+            if card is not None:  # PEFT writes its own draft over it
+                (folder / CARD).write_text(card, encoding="utf-8")
+            else:
+                (folder / CARD).unlink(missing_ok=True)
+        if is_mergeable(self.accelerator.unwrap_model(self.model)):
+            save_plain(self, folder)
 
     def _write_provenance(self, folder: Path) -> None:
         text = json.dumps(provenance(self), indent=2, ensure_ascii=False)
@@ -153,13 +185,21 @@ class HubTrainer(Trainer):
                 said.
         """
         args = self.args
-        self._push_revision = revision
+        self._push_revision, self.is_pushing = revision, True
+        student = self.accelerator.unwrap_model(self.model)
         try:
+            refuse_unshippable(getattr(student, "get_base_model", lambda: student)())
             if self.hub_model_id is None:
                 self.init_hf_repo(token=token, private=private)
             if self.is_world_process_zero():
                 make_branch(HfApi(token=token or args.hub_token), self.hub_model_id, revision)
-            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            if is_mergeable(student):
+                return push_final(self, commit_message, blocking, token, revision, **kwargs)
+            commit = super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+            if blocking and self.is_world_process_zero():  # the Trainer's own pushes only add
+                api, files = HfApi(token=token or args.hub_token), bundle(Path(args.output_dir))
+                remove_stale(api, self.hub_model_id, files, revision or args.hub_revision)
+            return commit
         except ConfigError:
             raise
         except Exception as error:
@@ -168,7 +208,7 @@ class HubTrainer(Trainer):
             text = failure(error, args.output_dir, where, private, revision or args.hub_revision)
             raise PushError(hidden(text, token, args.hub_token)) from error
         finally:
-            self._push_revision = None
+            self._push_revision, self.is_pushing = None, False
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As in `Trainer`, with the card as of now; the other files lie in the output folder, which is what it sends.
@@ -177,8 +217,12 @@ class HubTrainer(Trainer):
         """
         self._report_failed_pushes()
         try:
-            if self.args.hub_strategy != "end":
-                self.create_model_card()
+            if self.args.hub_strategy == "end":
+                return
+            if is_mergeable(self.accelerator.unwrap_model(self.model)):
+                push_checkpoint(self, Path(checkpoint_folder))
+                return
+            self.create_model_card()
             super()._push_from_checkpoint(checkpoint_folder)
         except (OSError, ValueError) as error:
             logger.warning(self._checkpoint_failure(error))
@@ -217,6 +261,7 @@ def provenance(trainer: Any) -> dict[str, Any]:
         "teacher": found["teacher"] if objective.needs_teacher else None,
         "from_logits": teacher is None and objective.needs_teacher,
         "student": found["student"],
+        **trainer.pulled,
         "method": args.method if from_table else None,
         "method_kwargs": args.method_kwargs if from_table else None,
         "ce_weight": objective.ce_weight,
@@ -250,10 +295,18 @@ def sources(trainer: Any) -> dict[str, dict[str, Any] | None]:
     """Where "teacher" and "student" came from; None for a teacher that there is none of."""
     teacher, told = trainer.teacher, trainer.revisions
     student = trainer.accelerator.unwrap_model(trainer.model)
-    return {
-        "teacher": trainer.stored_teacher if teacher is None else describe_model(teacher.model, told.get("teacher")),
-        "student": describe_model(student, told.get("student")),
-    }
+    ours = describe_model(student, told.get("student"))
+    ours["code"] = describe_code(getattr(student, "get_base_model", lambda: student)())
+    if hasattr(student, "peft_config"):  # the base's own configuration may have other classes
+        settings = json.loads(student.get_base_model().config.to_json_string())
+        unsaid = ("_name_or_path", "transformers_version")
+        ours["config"] = {key: value for key, value in settings.items() if key not in unsaid}
+    if teacher is None:
+        return {"teacher": trainer.stored_teacher, "student": ours}
+    if isinstance(teacher.model, OwnBase):
+        theirs = {**describe_model(student, told.get("student")), "itself": True}
+        return {"teacher": {**theirs, "parameters": plain_parameters(student)}, "student": ours}
+    return {"teacher": describe_model(teacher.model, told.get("teacher")), "student": ours}
 
 
 def describe_model(model: Any, revision: str | None = None) -> dict[str, Any]:
@@ -261,19 +314,26 @@ def describe_model(model: Any, revision: str | None = None) -> dict[str, Any]:
     base = getattr(model, "get_base_model", None)  # an adapter: its base is what was loaded
     named = model if base is None else base()
     config = getattr(named, "config", None)
-    name = getattr(config, "_name_or_path", None) or None
-    is_local = name is not None and Path(name).exists()
     values = {
-        "name": name,
-        "revision": None if is_local or name is None else revision,
-        "commit": None if is_local or name is None else commit_of(name, revision),
-        "local": is_local,
+        **describe_source(getattr(config, "_name_or_path", None) or None, revision),
         "class": type(named).__name__ if isinstance(named, nn.Module) else getattr(named, "__name__", "callable"),
         "num_labels": getattr(config, "num_labels", None),
     }
     if isinstance(model, nn.Module):
         values["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return values
+
+
+def describe_source(name: str | None, revision: str | None = None) -> dict[str, Any]:
+    """A model's or processor's name, the revision asked for, and the commit that was; both None of a local one."""
+    is_local = name is not None and Path(name).exists()
+    on_hub = name is not None and not is_local
+    return {
+        "name": name,
+        "revision": revision if on_hub else None,
+        "commit": commit_of(name, revision) if on_hub else None,
+        "local": is_local,
+    }
 
 
 def commit_of(name: str, revision: str | None = None) -> str | None:
