@@ -19,6 +19,7 @@ from ..publish import PushError
 from ..trainer import DistillationTrainer
 from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
+from .best_model import best_model, with_best_metric
 from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
@@ -54,6 +55,8 @@ class ExperimentResult:
         data_description: What was read, chosen and made of it.
         metric: The key that results on these data are quoted in.
         student_initialised: What `student.init_layers` took over from the teacher, line by line.
+        best_model: Where the best model was looked for: by which metric, who named it, its value on the validation
+            split and step, whether it is the one that is saved, and whether training stopped early.
     """
 
     output_dir: str
@@ -73,6 +76,7 @@ class ExperimentResult:
     data_description: str
     metric: str
     student_initialised: list[str] | None = None
+    best_model: dict[str, Any] | None = None
 
 
 def run_experiment(
@@ -107,6 +111,7 @@ def run_experiment(
     started = time.perf_counter()
     args = build_arguments(config)
     task = build_task(config) if task is None else task
+    asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
     student, teacher, models = _models(config, task)
     side = teacher_side(config, teacher, student, task, _teacher_splits(args))
@@ -118,6 +123,7 @@ def run_experiment(
         found = {**environment(args), "platform": platform.platform(), "models": models}
         _write_start(folder, config, found, None if teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
+    best = best_model(asked, trainer)
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
     trainer.save_state()
@@ -141,6 +147,7 @@ def run_experiment(
         data_description=task.description,
         metric=task.metric,
         student_initialised=models["student"].get("initialised"),
+        best_model=best,
     )
     _publish(trainer, folder, result)
     return result

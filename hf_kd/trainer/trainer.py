@@ -31,10 +31,11 @@ from . import checks
 from .checkpoints import CheckpointingTrainer
 from .evaluation import EvaluationRows, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
-from .objective_state import ObjectiveState, ObjectiveSteps, initialized, join_optimizer
+from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_presence, check_label_shape, check_labels, check_problem_type, problem_type_of
 from .scaling import count_rows, forget_evaluation, gather_batch, note_rows_everywhere, with_repeats_marked
 from .schedule import multi_step_schedule
+from .stopping import own_callbacks
 from .teacher_check import TeacherCheck
 from .telemetry import Telemetry, warn_if_saturated
 
@@ -142,8 +143,9 @@ class DistillationTrainer(CheckpointingTrainer):
         check_labels(eval_dataset, self.label_name, self.problem_type, classes, "eval_dataset")
         self._updates_per_epoch: int | None = None
         self._forget_run()
-        self._evaluation_rows: EvaluationRows | None = None
-        self.add_callback(ObjectiveSteps(self))
+        self._evaluation_rows = self.last_evaluation = None
+        for callback in own_callbacks(self):
+            self.add_callback(callback)
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
@@ -398,7 +400,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """As in `Trainer`, with a loss that is the exact mean over labelled rows, repeated rows left out."""
-        self._evaluation_rows = EvaluationRows()
+        self._evaluation_rows = self.last_evaluation = EvaluationRows()
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
