@@ -128,8 +128,8 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.early_stopping_patience is None:
             if threshold:
                 raise ValueError(
-                    f"`{owner}(early_stopping_threshold={threshold:g})` says what counts as better for early stopping, "
-                    "which is off. Pass `early_stopping_patience` too, e.g. 3."
+                    f"`{owner}(early_stopping_threshold={threshold:g})` says what counts as better for early "
+                    "stopping, which is off. Pass `early_stopping_patience` too, e.g. 3."
                 )
             return
         why = "training stops after so many evaluations without a better value. Pass e.g. 3, or None for never."

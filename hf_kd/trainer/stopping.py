@@ -30,10 +30,9 @@ class EarlyStopping(EarlyStoppingCallback):
             super().on_evaluate(args, state, control, metrics, **kwargs)
 
 
-def own_callbacks(trainer: Any) -> list[Any]:
+def add_own_callbacks(trainer: Any) -> None:
     """What a `DistillationTrainer` adds to the callbacks that it is given."""
     args: DistillationTrainingArguments = trainer.args
-    stopping = []
+    trainer.add_callback(ObjectiveSteps(trainer))
     if args.early_stopping_patience is not None:
-        stopping = [EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold)]
-    return [ObjectiveSteps(trainer), *stopping]
+        trainer.add_callback(EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))

@@ -35,7 +35,7 @@ from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_presence, check_label_shape, check_labels, check_problem_type, problem_type_of
 from .scaling import count_rows, forget_evaluation, gather_batch, note_rows_everywhere, with_repeats_marked
 from .schedule import multi_step_schedule
-from .stopping import own_callbacks
+from .stopping import add_own_callbacks
 from .teacher_check import TeacherCheck
 from .telemetry import Telemetry, warn_if_saturated
 
@@ -144,8 +144,7 @@ class DistillationTrainer(CheckpointingTrainer):
         self._updates_per_epoch: int | None = None
         self._forget_run()
         self._evaluation_rows = self.last_evaluation = None
-        for callback in own_callbacks(self):
-            self.add_callback(callback)
+        add_own_callbacks(self)
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
