@@ -1,9 +1,9 @@
-"""The command line: `hf-kd train`, `hf-kd push`, `hf-kd demo`, `hf-kd methods`. The only room that prints.
+"""The command line: `hf-kd train`, `hf-kd evaluate`, `hf-kd push`, `hf-kd demo`, `hf-kd methods`. The only room that prints.
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
-from . import runs, push, demo, methods  # noqa: F401, I001 - each adds its commands, in the order of `--help`
+from . import runs, evaluate, push, demo, methods  # noqa: F401, I001 - each adds its commands, in the order of `--help`
 from .common import app
 
 __all__ = ["app", "main"]
