@@ -1,4 +1,4 @@
-"""The command line: `hf-kd train`, `hf-kd evaluate`, `hf-kd push`, `hf-kd demo`, `hf-kd methods`. The only room that prints.
+"""The command line: `hf-kd train`, `evaluate`, `push`, `demo` and `methods`. The only room that prints.
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """

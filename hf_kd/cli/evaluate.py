@@ -27,8 +27,12 @@ def evaluate(
     teacher: Annotated[str | None, typer.Option(help="A model to compare with. Default: the run's.")] = None,
     no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Do without the run's teacher.")] = False,
     split: Annotated[
-        str, typer.Option(help="test, validation, train, all (their union), or all rows of a split by its own name.")
-    ] = "test",
+        str | None,
+        typer.Option(
+            help="test, validation, train, all (their union), or all rows of a split by its own name. Default: test; "
+            "of a single file, all."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -115,7 +119,8 @@ def evaluate(
         if is_first_process():
             from ..experiment import write_evaluation
 
-            say(f"Everything, all {len(result.per_class)} classes too: {write_evaluation(result, where)}.")
+            everything = f"Everything, all {len(result.per_class)} classes too" if result.per_class else "Everything"
+            say(f"{everything}: {write_evaluation(result, where)}.")
 
 
 def _evaluated(
@@ -149,7 +154,9 @@ def show(result: "Evaluation") -> None:
     for note in result.notes:
         say(f"Note: {note}")
     console().print(scores_table(result))
+    say(f"*: what results on these data are quoted in; {_chance(result)}.")
     if result.per_class:
+        say(_classes_title(result))
         console().print(classes_table(result))
 
 
@@ -176,13 +183,11 @@ def scores_table(result: "Evaluation") -> Table:
     for name, value in compared.items():
         if value is not None:
             table.add_row(name, f"{value:.4f}")
-    table.caption = f"*: what results on these data are quoted in; {_chance(result)}"
-    table.caption_justify = "left"
     return table
 
 
 def _chance(result: "Evaluation") -> str:
-    """How far chance alone moves a share of so many rows."""
+    """How far the choice of so many rows alone moves the accuracy."""
     share = result.scores.get("accuracy")
     if share is None or not result.labelled:
         return f"{result.labelled:,} rows"
@@ -190,20 +195,25 @@ def _chance(result: "Evaluation") -> str:
     return f"one standard error of accuracy on {result.labelled:,} rows is {error:.4f}"
 
 
+def _classes_title(result: "Evaluation") -> str:
+    count, shown = len(result.per_class), min(SHOWN_CLASSES, len(result.per_class))
+    how = "What the model lost against its teacher" if _is_compared(result) else "The lowest scores"
+    some = f"the worst {shown} of {count} classes" if count > shown else f"all {count} classes"
+    return f"{how}, by class ({result.measure}; {some}):"
+
+
+def _is_compared(result: "Evaluation") -> bool:
+    return any(entry.difference is not None for entry in result.per_class)
+
+
 def classes_table(result: "Evaluation") -> Table:
     """The worst classes: what was lost against the teacher, or the lowest scores."""
-    rows = result.per_class[:SHOWN_CLASSES]
-    compared = any(entry.difference is not None for entry in rows)
-    count = len(result.per_class)
-    how = "What the model lost against its teacher" if compared else "Lowest scores"
-    some = f"the worst {len(rows)} of {count} classes" if count > len(rows) else f"all {count} classes"
-    title = f"{how}, {some} (by class: {result.measure})"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("class", overflow="fold")
-    columns = ["rows", "model", *(["teacher", "difference", "only teacher right", "only model right"] * compared)]
-    for column in columns:
+    compared = ["teacher", "difference", "only teacher right", "only model right"] if _is_compared(result) else []
+    for column in ("rows", "model", *compared):
         table.add_column(column, justify="right")
-    for entry in rows:
+    for entry in result.per_class[:SHOWN_CLASSES]:
         cells = [f"{entry.rows:,}", f"{entry.score:.3f}"]
         if entry.difference is not None:
             cells += [f"{entry.teacher_score:.3f}", f"{entry.difference:+.3f}", f"{entry.lost:,}", f"{entry.gained:,}"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset
 from transformers import PreTrainedModel
 
 from ..adapters import plain_parameters
@@ -24,6 +23,7 @@ from .scoring import InDataClasses, Scored, score_models
 from .student_checks import one_line
 
 SHOWN = 5
+AS_FILE = "On the command line, --label-map and --teacher-label-map take a file of it."
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def evaluate_model(
     data: Any,
     *,
     teacher: PreTrainedModel | str | PathLike | None = None,
-    split: str = "test",
+    split: str | None = None,
     data_options: Mapping[str, Any] | None = None,
     processor: Any = None,
     label_map: Mapping[Any, Any] | str | PathLike | None = None,
@@ -120,7 +120,7 @@ def evaluate_model(
             `Task`, whose inputs are then those of the model.
         teacher: A classifier to compare with, in the same ways.
         split: "test", "validation" or "train" as `load_task` has them, "all" for their union, or a split by its
-            owner's name, of which all rows are taken.
+            owner's name, of which all rows are taken. None: all of a single file or table, else "test".
         data_options: Arguments of `load_task`, e.g. `{"text_column": "text", "max_samples": 1000, "seed": 0}`.
         processor: The model's tokenizer or image processor, its Hub id or folder. None: what lies with the model.
         label_map: `{model's class: data's class}`, or a file of that, for classes whose names differ; None as the
@@ -151,29 +151,33 @@ def evaluate_model(
     if teacher is not None:
         other = Source("teacher", teacher, teacher_revision, teacher_processor, teacher_label_map, loading)
         other.check_kind(own)
-    task, shown, notes = load_data(data, own, split, dict(data_options or {}))
+    loaded = load_data(data, own, split, dict(data_options or {}))
+    task, notes = loaded.task, loaded.notes
     subject, mapped = _subject(own, task)
     notes += [*own.notes, *mapped]
     known, guide, their_map = None, None, None
     if other is not None:
         guide = other.load(task.problem_type)
         their_map = _matched(guide, subject, other, task.problem_type)
-        task, known = _with_inputs(other, guide, task, shown)
+        task, known = _with_inputs(other, guide, task, loaded.split)
         notes += [*other.notes, *_taught(their_map)]
-    rows = _rows(task, shown)
     given = {"teacher": guide, "teacher_processor": known, "teacher_map": their_map}
-    found = score_models(subject, task, rows, args, **given)
-    return _evaluation(own, other, subject, guide, task, split, found, notes)
+    found = score_models(subject, task, loaded.rows(task), args, **given)
+    return _evaluation(own, other, subject, guide, task, split or loaded.split, found, notes)
 
 
 def _arguments(batch_size: int, device: str, show_progress: bool) -> dict[str, Any]:
     """Training arguments of an evaluation."""
     why = "so many rows are looked at at once. Pass e.g. 32."
-    check_number("evaluate_model", "batch_size", batch_size, why, low=1, whole=True)
+    try:
+        check_number("evaluate_model", "batch_size", batch_size, why, low=1, whole=True)
+    except (ValueError, TypeError) as error:
+        raise ConfigError([f"batch_size: {error}"]) from error
     there = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if device not in ("auto", "cpu", there):
-        hint = "To choose among several, set CUDA_VISIBLE_DEVICES." if device.startswith(f"{there}:") else ""
-        raise ConfigError([f"device: is {device!r}, and this machine offers auto, cpu, {there}. {hint}".rstrip()])
+        known = ", ".join(dict.fromkeys(["auto", "cpu", there]))
+        hint = " To choose among several, set CUDA_VISIBLE_DEVICES." if device.startswith("cuda:") else ""
+        raise ConfigError([f"device: {device!r} is not here. Available: {known}.{hint}"])
     on_cpu = device == "cpu" or there == "cpu"
     return {
         "per_device_eval_batch_size": int(batch_size),
@@ -181,10 +185,6 @@ def _arguments(batch_size: int, device: str, show_progress: bool) -> dict[str, A
         "disable_tqdm": not show_progress,
         "dataloader_pin_memory": not on_cpu,
     }
-
-
-def _rows(task: Task, split: str) -> Any:
-    return ConcatDataset([getattr(task, name) for name in SPLITS]) if split == ALL else getattr(task, split)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def _subject(source: Source, task: Task) -> tuple[InDataClasses, list[str]]:
     try:
         matched = LabelMap.match(theirs, task.label_names, source.label_map)
     except ValueError as error:
-        raise ConfigError([f"model: {_in_words(error, 'model', 'data')}"]) from error
+        raise ConfigError([f"model: {_in_words(error, 'model', 'data')} {AS_FILE}"]) from error
     if task.problem_type == SINGLE_LABEL and len(matched.shared) < 2:
         alone = matched.student_labels[matched.shared[0]]
         raise ConfigError(
@@ -217,7 +217,7 @@ def _matched(teacher: PreTrainedModel, subject: InDataClasses, source: Source, p
     try:
         return match_models(teacher, subject, source.label_map, problem_type)
     except ValueError as error:
-        raise ConfigError([f"teacher: {_in_words(error, 'teacher', 'data')}"]) from error
+        raise ConfigError([f"teacher: {_in_words(error, 'teacher', 'data')} {AS_FILE}"]) from error
 
 
 def _in_words(error: ValueError, owner: str, other: str) -> str:
@@ -249,17 +249,18 @@ def _map_notes(matched: LabelMap, task: Task) -> list[str]:
             f"The model has {len(matched.teacher_labels):,} classes, and {used:,} of them are in the data: it chooses "
             "among these alone."
         )
-    missing = [name for name, group in zip(task.label_names, matched.groups, strict=True) if not group]
-    if missing:
-        notes.append(f"The model does not know {_listed(missing)}, so rows of these classes are left out.")
     return notes
 
 
 def _taught(matched: LabelMap | None) -> list[str]:
     if matched is None or matched.is_complete:
         return []
-    missing = [name for name, group in zip(matched.student_labels, matched.groups, strict=True) if not group]
-    return [f"The teacher does not know {_listed(missing)}: its scores and the comparison are over the others."]
+    missing = _listed(_unknown(matched))
+    return [f"The teacher does not know {missing}: its scores and the comparison are over the other classes."]
+
+
+def _unknown(matched: LabelMap) -> list[str]:
+    return [name for name, group in zip(matched.student_labels, matched.groups, strict=True) if not group]
 
 
 def _listed(names: list[str]) -> str:
@@ -301,8 +302,10 @@ def _evaluation(
     found: Scored,
     notes: list[str],
 ) -> Evaluation:
-    if found.left_out:
-        notes = [*notes, f"{found.left_out:,} rows of classes that the model does not know are not in the scores."]
+    unknown = [] if subject.label_map is None else _unknown(subject.label_map)
+    if unknown:
+        lost = f"{found.left_out:,} rows of these classes are" if task.problem_type == SINGLE_LABEL else "they are"
+        notes = [*notes, f"The model does not know {_listed(unknown)}: {lost} left out of the scores."]
     empty = len(subject.names) - len(found.per_class)
     if empty > 0 and found.per_class:
         notes = [*notes, f"{empty:,} of {len(subject.names):,} classes have no labelled row here."]

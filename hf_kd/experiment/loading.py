@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from datasets import Dataset
+from torch.utils.data import ConcatDataset
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -27,6 +30,9 @@ ALL = "all"
 NOT_FOR_SCORING = ("labelled", "drop_unlabelled", "class_weights", "sample_weight", "augmentation")
 """Options of `load_task` that only change training rows."""
 
+UNSCORED = 100
+"""Rows that are kept of the splits that are not scored."""
+
 BEGIN_AT_PADDING = ("roberta", "camembert", "mpnet", "longformer", "data2vec-text")
 """Architectures whose first positions belong to padding, so that they read two tokens less than they have."""
 
@@ -38,6 +44,36 @@ class Loading:
     dtype: Any = "auto"
     trust_remote_code: bool = False
     use_safetensors: bool = True
+
+
+class Data(NamedTuple):
+    """The data of an evaluation.
+
+    Args:
+        task: As the model reads them.
+        split: Which of its splits to score; "all" for their union.
+        limit: Score so many rows of the union at most.
+        notes: What to say about that.
+    """
+
+    task: Task
+    split: str
+    limit: int | None
+    notes: list[str]
+
+    def rows(self, task: Task) -> Any:
+        """The rows to score, of `task` or what was made of it."""
+        if self.split != ALL:
+            return getattr(task, self.split)
+        parts = [getattr(task, name) for name in SPLITS]
+        total = sum(map(len, parts))
+        if self.limit is None or self.limit >= total:
+            return ConcatDataset(parts)
+        chosen, start, kept = np.linspace(0, total - 1, self.limit).astype(int), 0, []
+        for part in parts:
+            kept.append(part.select(chosen[(chosen >= start) & (chosen < start + len(part))] - start))
+            start += len(part)
+        return ConcatDataset([part for part in kept if len(part)])
 
 
 @dataclass
@@ -97,9 +133,10 @@ class Source:
         """Its configuration."""
         if isinstance(self.model, PreTrainedModel):
             return self.model.config
+        path = self.path
         options = {"revision": self.revision, "trust_remote_code": self.loading.trust_remote_code}
         try:
-            return AutoConfig.from_pretrained(self.path, **options)
+            return AutoConfig.from_pretrained(path, **options)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
                 [f"{self.role}: {self.name!r} is neither a model's folder nor one on the Hub: {one_line(error)}"]
@@ -108,8 +145,9 @@ class Source:
     @cached_property
     def kind(self) -> str:
         """What it classifies: "image" or "text"."""
+        config = self.config
         try:
-            return "image" if auto_class(self.config) is AutoModelForImageClassification else "text"
+            return "image" if auto_class(config) is AutoModelForImageClassification else "text"
         except ValueError as error:
             raise ConfigError([f"{self.role}: {self.name!r} is no classifier: {one_line(error)}"]) from error
 
@@ -180,25 +218,24 @@ def own_processor(source: Source, kind: str) -> Any:
         raise ConfigError([f"{at}: {where!r} holds no {words}: {one_line(error)}"]) from error
 
 
-def load_data(data: Any, source: Source, split: str, options: dict[str, Any]) -> tuple[Task, str, list[str]]:
+def load_data(data: Any, source: Source, split: str | None, options: dict[str, Any]) -> Data:
     """The data as a model reads them.
 
     Args:
         data: As `load_task` takes it, or a `Task`.
         source: The model.
-        split: One of ours, "all", or one by its owner's name.
+        split: One of ours, "all", or one by its owner's name; None for all of one table, else for the test split.
         options: Of `load_task`.
-
-    Returns:
-        The task, which of its splits to score ("all" for their union), and what to say about that.
 
     Raises:
         ConfigError: It cannot be loaded, or is not for such a model.
     """
     notes: list[str] = []
+    if split is None:
+        split = ALL if _is_one_table(data) else "test"
     if isinstance(data, Task):
         _check_task(data, source, split, options)
-        return data, split, notes
+        return Data(data, split, None, notes)
     processor = own_processor(source, source.kind)
     is_embedded = isinstance(data, str) and data.startswith("embedded/")
     if processor is None and not is_embedded:
@@ -223,7 +260,12 @@ def load_data(data: Any, source: Source, split: str, options: dict[str, Any]) ->
         raise ConfigError([f"{at}: {one_line(error)}"]) from error
     if shown in SPLITS:
         task = replace(task, description=_only_of(task.description, shown))
-    return task, shown, notes
+    return Data(task, shown, options.get("max_samples") if shown == ALL else None, notes)
+
+
+def _is_one_table(data: Any) -> bool:
+    """Whether nothing says which rows are for training."""
+    return isinstance(data, Dataset) or isinstance(data, (str, Path)) and Path(data).expanduser().is_file()
 
 
 def _other_kind(source: Source, data: str, other: str) -> str:
@@ -244,6 +286,12 @@ def _check_task(task: Task, source: Source, split: str, options: Mapping[str, An
 
 def _choose_split(data: Any, split: str, is_embedded: bool, options: dict[str, Any], notes: list[str]) -> str:
     """Change `options` so that as little as possible is read beside the split; what to score of it."""
+    limit = options.pop("max_samples", None)
+    limit = limit.get(split) if isinstance(limit, Mapping) else limit
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ConfigError([f"max_samples: expected a whole number >= 1, got {limit!r}: so many rows are scored."])
+    if limit is not None:
+        options["max_samples"] = limit
     if split not in (*SPLITS, ALL):
         if is_embedded:
             raise ConfigError([f"split: {data} has no {split!r}.{suggestion(split, [*SPLITS, ALL])}"])
@@ -257,19 +305,18 @@ def _choose_split(data: Any, split: str, is_embedded: bool, options: dict[str, A
     if options.get("streaming") and split == ALL:
         raise ConfigError(["split: 'all' are three splits, which a stream cannot join. Name one of them."])
     if split == ALL:
-        notes.append("The rows of all splits are scored, those for training too.")
+        whole = "All rows of the file" if _is_one_table(data) else "The rows of all splits, those for training too,"
+        notes.append(f"{whole} are scored.")
         return ALL
-    limit = options.pop("max_samples", None)
-    limit = limit.get(split) if isinstance(limit, Mapping) else limit
     # the others are cut down after all choices are made: nobody wants to wait for their tokens
-    options["max_samples"] = {other: 1 for other in SPLITS if other != split}
+    options["max_samples"] = {other: UNSCORED for other in SPLITS if other != split}
     if limit is not None:
         options["max_samples"][split] = limit
     return split
 
 
 def _only_of(description: str, split: str) -> str:
-    """Without what is said of texts cut in the other splits, of which one row was looked at."""
+    """Without what is said of texts cut in the other splits, of which few rows were kept."""
     said = re.search(r"Texts are cut after \d+ tokens: (.*?)\.(?= |$)", description)
     if said is None:
         return description

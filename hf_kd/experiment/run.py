@@ -14,6 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from ..adapters import SELF, merged_student, plain_parameters
 from ..data import Task
 from ..methods import METHODS, plugs_in, resolved_settings
+from ..metrics import class_scores
 from ..objective import DistillationObjective
 from ..publish import PushError
 from ..trainer import DistillationTrainer
@@ -31,6 +32,7 @@ ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
 MERGED = "merged"
 TEACHER = "teacher.json"
+PER_CLASS = "per_class.json"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,8 @@ def run_experiment(
     `resolved_config.yaml`, which is the same run with every default spelled out; `environment.json`, the versions it
     ran on and the commits of the models; `distillation.json`, the models by name and commit; `teacher.json`, which of
     the teacher's classes is which and how often it was right on labelled training rows; for an adapter student also
-    `merged`, the plain one; a model card with plots; and the Trainer's checkpoints and log. With
+    `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the student lost against its
+    teacher on the test split, class by class; a model card with plots; and the Trainer's checkpoints and log. With
     `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging
     Face and matplotlib are written to.
     Launched on several processes, the first one writes.
@@ -125,6 +128,7 @@ def run_experiment(
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
     best = best_model(asked, trainer)
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
+    _write_per_class(trainer, task, folder)
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
     trainer.save_state()
     if config.student.peft is not None and args.process_index == 0:
@@ -246,6 +250,18 @@ def _metrics(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
     scores = trainer.evaluate(rows, metric_key_prefix=prefix.rstrip("_"))
     scores = {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
     return {key: value for key, value in scores.items() if key not in timings}
+
+
+def _write_per_class(trainer: DistillationTrainer, task: Task, folder: Path) -> None:
+    """Where the student is worse than its teacher, on the split that was scored last, the test split."""
+    if not trainer.args.evaluate_with_teacher or trainer.args.process_index != 0:
+        return
+    shared = trainer.objective.shared
+    taught = None if shared is None else shared.classes
+    measure, classes = class_scores(trainer.last_evaluation.arrays(), task.label_names, taught)
+    if classes:
+        content = {"split": "test", "measure": measure, "classes": [asdict(entry) for entry in classes]}
+        _write_json(folder / PER_CLASS, content)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

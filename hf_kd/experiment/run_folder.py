@@ -32,7 +32,7 @@ def evaluate_run(
         folder: The output folder of `hf-kd train`.
         with_teacher: Compare with the run's teacher.
         data_options: Arguments of `load_task` that replace the run's.
-        keywords: Of `evaluate_model`; they replace what the run says.
+        keywords: Of `evaluate_model`; they replace what the run says. The split is "test" by default.
 
     Raises:
         ConfigError: The folder is no run's, or as in `evaluate_model`.
@@ -41,6 +41,7 @@ def evaluate_run(
     data, options = _data(resolved)
     given = {} if "teacher" in keywords else _teacher(resolved, with_teacher)
     merged = {**options, **(data_options or {})}
+    keywords["split"] = keywords.get("split") or "test"
     return evaluate_model(folder, data, data_options=merged, **{**given, **keywords})
 
 

@@ -13,6 +13,7 @@ from datasets import Dataset, IterableDataset
 from torch import Tensor, nn
 from torch.utils.data import ConcatDataset
 from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
+from transformers.utils import logging
 
 from ..data import Task
 from ..functional import IGNORE_INDEX, SINGLE_LABEL, upcast
@@ -191,7 +192,7 @@ def score_models(
     sides = [model.names] if teacher is None else [model.names, theirs]
     collected = Collected(*(BatchedMetrics(_metrics(task, names)) for names in sides))
     with tempfile.TemporaryDirectory() as folder:
-        trainer = BothModels(
+        trainer = _quiet_trainer(
             model,
             DistillationTrainingArguments(
                 folder,
@@ -214,6 +215,17 @@ def score_models(
         _try(trainer, kept)
         found = trainer.evaluate(kept)
     return _scored(trainer, found, collected, left_out, taught)
+
+
+def _quiet_trainer(*args: Any, **keywords: Any) -> BothModels:
+    """Without the words on what classes that the teacher does not know mean for a training."""
+    logger = logging.get_logger("hf_kd.teacher")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        return BothModels(*args, **keywords)
+    finally:
+        logger.setLevel(level)
 
 
 def _scored(

@@ -62,7 +62,7 @@ def _sorted(scores: list[ClassScore]) -> list[ClassScore]:
     def loss(entry: ClassScore) -> tuple:
         if entry.difference is None:
             return True, entry.score, 0, entry.name
-        return False, entry.difference, entry.gained - entry.lost, entry.name
+        return False, entry.difference, -entry.lost, entry.name
 
     return sorted(scores, key=loss)
 
