@@ -305,8 +305,8 @@ def _choose_split(data: Any, split: str, is_embedded: bool, options: dict[str, A
     if options.get("streaming") and split == ALL:
         raise ConfigError(["split: 'all' are three splits, which a stream cannot join. Name one of them."])
     if split == ALL:
-        whole = "All rows of the file" if _is_one_table(data) else "The rows of all splits, those for training too,"
-        notes.append(f"{whole} are scored.")
+        whole = "of the whole file" if _is_one_table(data) else "of all splits, those for training too,"
+        notes.append(f"Rows {whole} are scored.")
         return ALL
     # the others are cut down after all choices are made: nobody wants to wait for their tokens
     options["max_samples"] = {other: UNSCORED for other in SPLITS if other != split}
