@@ -17,62 +17,74 @@ SHOWN_CLASSES = 10
 OUTPUT = "evaluation.json"
 
 
+def _option(kind: Any, help: str, *names: str) -> Any:
+    return Annotated[kind, typer.Option(*names, help=help)]
+
+
+Word, Number, Words, File = str | None, int | None, list[str] | None, Path | None
+Data = _option(Word, "An embedded set, a benchmark, a file, a folder or a Hub id. Default: the run's.")
+Teacher = _option(Word, "A model to compare with. Default: the run's.")
+NoTeacher = _option(bool, "Do without the run's teacher.", "--no-teacher")
+Split = _option(
+    Word,
+    "test, validation, train, all (their union), or all rows of a split by its own name. Default: test; of a single "
+    "file, all.",
+)
+Output = _option(File, f"Where the JSON goes. Default: {OUTPUT} in the folder of the run, or here if --data is given.")
+LocalCopy = _option(Word, "A local copy of the benchmark that --data names.")
+Subset = _option(Word, "The configuration of a Hub data set.")
+DataRevision = _option(Word, "Branch, tag or commit of a Hub data set.")
+TextColumn = _option(Words, "The text. Twice for pairs of texts, in order.")
+ImageColumn = _option(Word, "The image.")
+LabelColumn = _option(Word, "The label.")
+ProblemType = _option(Word, "What the labels are, where neither data nor model say: regression, …")
+Metrics = _option(Words, "A metric beside the usual ones: nll, brier, top_5_accuracy. Repeatable.")
+MaxSamples = _option(Number, "Score so many rows at most, stratified by class.")
+MaxLength = _option(Number, "Cut texts after so many tokens.")
+Seed = _option(Number, "Of splits that are cut and rows that are chosen.")
+Revision = _option(str, "Branch, tag or commit of the model.")
+Processor = _option(Word, "Hub id or folder of the model's tokenizer or image processor.")
+LabelMapFile = _option(File, "JSON or YAML of {model's class: data's class}, where names differ.")
+TeacherRevision = _option(Word, "As --revision.")
+TeacherProcessor = _option(Word, "As --processor.")
+TeacherLabelMap = _option(File, "As --label-map.")
+BatchSize = _option(int, "Rows per batch and process.")
+Dtype = _option(str, "auto, float32, bfloat16 or float16.")
+Device = _option(str, "auto, cpu, or the kind that there must be, e.g. cuda.")
+RemoteCode = _option(bool, "Run code that comes with the models.", "--trust-remote-code")
+AllowPickle = _option(bool, "Read pickled weights too (use_safetensors=False).", "--allow-pickle")
+
+
 @app.command()
 def evaluate(
     model: Annotated[str, typer.Argument(help="A classifier: a Hub id or a folder, e.g. that of a run.")],
-    data: Annotated[
-        str | None,
-        typer.Option(help="An embedded set, a benchmark, a file, a folder or a Hub id. Default: the run's."),
-    ] = None,
-    teacher: Annotated[str | None, typer.Option(help="A model to compare with. Default: the run's.")] = None,
-    no_teacher: Annotated[bool, typer.Option("--no-teacher", help="Do without the run's teacher.")] = False,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="test, validation, train, all (their union), or all rows of a split by its own name. Default: test; "
-            "of a single file, all."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help=f"Where the JSON goes. Default: {OUTPUT} in the folder of the run, or here if --data is given."
-        ),
-    ] = None,
-    path: Annotated[str | None, typer.Option(help="A local copy of the benchmark that --data names.")] = None,
-    subset: Annotated[str | None, typer.Option(help="The configuration of a Hub data set.")] = None,
-    data_revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
-    text_column: Annotated[
-        list[str] | None, typer.Option(help="The text. Twice for pairs of texts, in order.")
-    ] = None,
-    image_column: Annotated[str | None, typer.Option(help="The image.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="The label.")] = None,
-    problem_type: Annotated[
-        str | None, typer.Option(help="What the labels are, where neither data nor model say: regression, …")
-    ] = None,
-    metrics: Annotated[
-        list[str] | None, typer.Option(help="A metric beside the usual ones: nll, brier, top_5_accuracy. Repeatable.")
-    ] = None,
-    max_samples: Annotated[int | None, typer.Option(help="So many rows of each split, stratified by class.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Cut texts after so many tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of splits that are cut and rows that are chosen.")] = None,
-    revision: Annotated[str, typer.Option(help="Branch, tag or commit of the model.")] = "main",
-    processor: Annotated[str | None, typer.Option(help="Hub id or folder of the model's processor.")] = None,
-    label_map: Annotated[
-        Path | None, typer.Option(help="JSON or YAML of {model's class: data's class}, where names differ.")
-    ] = None,
-    teacher_revision: Annotated[str | None, typer.Option(help="As --revision.")] = None,
-    teacher_processor: Annotated[str | None, typer.Option(help="As --processor.")] = None,
-    teacher_label_map: Annotated[Path | None, typer.Option(help="As --label-map.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Rows per batch and process.")] = 32,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, or the kind that there must be, e.g. cuda.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that comes with the models.")
-    ] = False,
-    allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read pickled weights too (use_safetensors=False).")
-    ] = False,
+    data: Data = None,
+    teacher: Teacher = None,
+    no_teacher: NoTeacher = False,
+    split: Split = None,
+    output: Output = None,
+    path: LocalCopy = None,
+    subset: Subset = None,
+    data_revision: DataRevision = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    problem_type: ProblemType = None,
+    metrics: Metrics = None,
+    max_samples: MaxSamples = None,
+    max_length: MaxLength = None,
+    seed: Seed = None,
+    revision: Revision = "main",
+    processor: Processor = None,
+    label_map: LabelMapFile = None,
+    teacher_revision: TeacherRevision = None,
+    teacher_processor: TeacherProcessor = None,
+    teacher_label_map: TeacherLabelMap = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    trust_remote_code: RemoteCode = False,
+    allow_pickle: AllowPickle = False,
     debug: Debug = False,
 ) -> None:
     """Score any image or text classifier, beside a teacher if there is one, and class by class.
@@ -80,47 +92,25 @@ def evaluate(
     The folder of a run needs no --data: its resolved_config.yaml names the data and the teacher. The classes of a
     model are matched with those of the data by name.
     """
-    options = {
-        "path": path,
-        "subset": subset,
-        "revision": data_revision,
-        "text_column": _columns(text_column),
-        "image_column": image_column,
-        "label_column": label_column,
-        "problem_type": problem_type,
-        "metrics": metrics or None,
-        "max_samples": max_samples,
-        "max_length": max_length,
-        "seed": seed,
-    }
-    keywords = {
-        "split": split,
-        "revision": revision,
-        "processor": processor,
-        "label_map": label_map,
-        "batch_size": batch_size,
-        "dtype": dtype,
-        "device": device,
-        "trust_remote_code": trust_remote_code,
-        "use_safetensors": not allow_pickle,
-    }
-    named = {
-        "teacher": teacher,
-        "teacher_revision": teacher_revision,
-        "teacher_processor": teacher_processor,
-        "teacher_label_map": teacher_label_map,
-    }
-    given = {key: value for key, value in options.items() if value is not None}
-    keywords |= {key: value for key, value in named.items() if value is not None}
+    options = {**locals(), "revision": data_revision, "text_column": _columns(text_column)}
+    keywords = {**locals(), "use_safetensors": not allow_pickle}
     with reported(debug, what="EVALUATE"):
-        result = _evaluated(model, data, given, no_teacher, keywords)
-        where = output or (Path(model).expanduser() / OUTPUT if data is None else Path(OUTPUT))
+        given = {key: options[key] for key in OF_THE_DATA if options[key] is not None and options[key] != []}
+        asked = {key: keywords[key] for key in OF_THE_MODELS if keywords[key] is not None}
+        result = _evaluated(model, data, given, no_teacher, asked)
         show(result)
+        where = output or (Path(model).expanduser() / OUTPUT if data is None else Path(OUTPUT))
         if is_first_process():
             from ..experiment import write_evaluation
 
             everything = f"Everything, all {len(result.per_class)} classes too" if result.per_class else "Everything"
             say(f"{everything}: {write_evaluation(result, where)}.")
+
+
+OF_THE_DATA = ("path", "subset", "revision", "text_column", "image_column", "label_column", "problem_type", "metrics")
+OF_THE_DATA += ("max_samples", "max_length", "seed")
+OF_THE_MODELS = ("split", "revision", "processor", "label_map", "batch_size", "dtype", "device", "trust_remote_code")
+OF_THE_MODELS += ("use_safetensors", "teacher", "teacher_revision", "teacher_processor", "teacher_label_map")
 
 
 def _evaluated(
