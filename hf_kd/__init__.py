@@ -24,6 +24,7 @@ _HOMES = {
     "add_teacher_logits": "teacher_logits",
     "add_teacher_inputs": "data",
     "build_objective": "methods",
+    "evaluate_model": "experiment",
     "init_from_teacher": "students",
     "load_task": "data",
     "load_teacher": "teacher",
@@ -49,6 +50,7 @@ __all__ = [
     "add_teacher_inputs",
     "add_teacher_logits",
     "build_objective",
+    "evaluate_model",
     "init_from_teacher",
     "load_task",
     "load_teacher",
@@ -70,6 +72,7 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:
     from .adapters import add_adapter, merged_student
     from .data import Task, add_teacher_inputs, load_task
+    from .experiment import evaluate_model
     from .label_map import LabelMap
     from .losses import DistillationLoss, KDLoss, LossOutput
     from .methods import METHODS, build_objective

@@ -59,24 +59,28 @@ class TeacherScore:
             f"{self.num_classes} classes gives {self.chance:.1%}."
         )
 
-    def words(self, label_map: LabelMap | None = None, rows: str = "labelled training rows") -> str:
+    def words(
+        self, label_map: LabelMap | None = None, rows: str = "labelled training rows", owner: str | None = None
+    ) -> str:
         """What was found, and what to look at.
 
         Args:
             label_map: Names the classes.
             rows: Which rows, in words.
+            owner: Of a model that is compared with the data and teaches nobody: what to call it.
         """
         said = (
-            f"`teacher_model` is right on {self.accuracy:.1%} of {self.rows} {rows}, where guessing among "
-            f"{self.num_classes} classes gives {self.chance:.1%}."
+            f"{owner or '`teacher_model`'} is right on {self.accuracy:.1%} of {self.rows} {rows}, where guessing "
+            f"among {self.num_classes} classes gives {self.chance:.1%}."
         )
         if self.permutation is not None:
             pairs = self._pairs(label_map)
             shown = ", ".join(f"{theirs!r}: {ours!r}" for theirs, ours in pairs[:SHOWN])
             more = f", … ({len(pairs)} in all)" if len(pairs) > SHOWN else ""
+            sides = "teacher: student" if owner is None else "its class: the data's"
             return (
-                f"{said} With its classes permuted as {{{shown}{more}}} (teacher: student) it would be right on "
-                f"{self.permuted_accuracy:.1%}. Correct `id2label` of the teacher, or pass such a `label_map`."
+                f"{said} With its classes permuted as {{{shown}{more}}} ({sides}) it would be right on "
+                f"{self.permuted_accuracy:.1%}. Correct its `id2label`, or pass such a `label_map`."
             )
         return (
             f"{said} Check that its head is trained, that its inputs are what it was trained on, and that its label "

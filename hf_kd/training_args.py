@@ -14,6 +14,18 @@ BALANCED = "balanced"
 _SAMPLING = TrainingArguments.__dataclass_fields__["train_sampling_strategy"]
 SAMPLING_STRATEGIES = (*_SAMPLING.metadata["choices"], BALANCED)
 
+LOWER_IS_BETTER = ("loss", "ece", "nll", "brier", "mse", "teacher_kl", "teacher_mse")
+"""Ends of the names of metrics that are errors or distances; of all others a greater value is better."""
+
+
+def is_greater_better(metric: str) -> bool:
+    """Whether a greater value of a metric is a better one, by its name; `eval_` and a set's name may stand before it.
+
+    `TrainingArguments` takes a greater value for the better one unless the name ends in "loss", and so would keep the
+    worst model by calibration error, likelihood or squared error.
+    """
+    return not any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
+
 
 @dataclass
 class DistillationTrainingArguments(TrainingArguments):
@@ -37,6 +49,9 @@ class DistillationTrainingArguments(TrainingArguments):
         lr_gamma: The factor at each milestone.
         train_sampling_strategy: As in `TrainingArguments`; or "balanced": every class equally often, rows of rare ones
             repeatedly, an epoch as long as ever. Unlabelled rows come once per epoch. Follows `data_seed`, or `seed`.
+        early_stopping_patience: Stop after so many evaluations in a row without a better `metric_for_best_model` (the
+            loss, where none is named). None: never. A resumed run goes on counting.
+        early_stopping_threshold: By how much, >= 0, a better value must be better to count.
         logging_nan_inf_filter: Off: the filter syncs on every micro-batch and hides NaN. The trainer stops instead.
     """
 
@@ -67,6 +82,12 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": list(SAMPLING_STRATEGIES),
         },
     )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better `metric_for_best_model`."}
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "By how much a better value must be better to count."}
+    )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a non-finite loss stops the run."})
 
     __repr__ = TrainingArguments.__repr__  # the one that `dataclass` makes would show the token
@@ -77,8 +98,12 @@ class DistillationTrainingArguments(TrainingArguments):
 
     def __post_init__(self):
         """Check what can be checked without a model."""
+        is_said = self.greater_is_better is not None
         super().__post_init__()
         owner = type(self).__name__
+        self._check_early_stopping(owner)
+        if not is_said and self.metric_for_best_model is not None:
+            self.greater_is_better = is_greater_better(self.metric_for_best_model)
         why = "it multiplies a loss that is minimised. Pass 0.0 to switch the term off, None for the method's own."
         for name in ("ce_weight", "kd_weight"):
             if getattr(self, name) is not None:
@@ -114,6 +139,29 @@ class DistillationTrainingArguments(TrainingArguments):
                 raise ValueError(
                     f"`{owner}(method=...)` got the unknown method {self.method!r}.{suggestion(self.method, METHODS)}"
                 )
+
+    def _check_early_stopping(self, owner: str) -> None:
+        why = "by so much a better value must be better to count. Pass 0.0, or e.g. 0.001."
+        threshold = check_number(owner, "early_stopping_threshold", self.early_stopping_threshold, why, low=0.0)
+        self.early_stopping_threshold = threshold
+        if self.early_stopping_patience is None:
+            if threshold:
+                raise ValueError(
+                    f"`{owner}(early_stopping_threshold={threshold:g})` says what counts as better for early "
+                    "stopping, which is off. Pass `early_stopping_patience` too, e.g. 3."
+                )
+            return
+        why = "training stops after so many evaluations without a better value. Pass e.g. 3, or None for never."
+        patience = check_number(owner, "early_stopping_patience", self.early_stopping_patience, why, low=1, whole=True)
+        self.early_stopping_patience = int(patience)
+        if self.eval_strategy == "no":
+            raise ValueError(
+                f"`{owner}(early_stopping_patience={self.early_stopping_patience}, eval_strategy='no')`: without "
+                "evaluations during training there is nothing to stop by. Pass `eval_strategy='epoch'`, or 'steps' "
+                "with `eval_steps`."
+            )
+        if self.metric_for_best_model is None:
+            self.metric_for_best_model = "loss"
 
     def _check_milestones(self, owner: str) -> None:
         if self.lr_milestones is None:

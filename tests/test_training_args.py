@@ -23,7 +23,11 @@ VALUES = {
     "evaluate_with_teacher": True,
     "lr_milestones": [150.0, 180.0, 210.5],
     "lr_gamma": 0.2,
+    "early_stopping_patience": 3,
+    "early_stopping_threshold": 0.01,
 }
+BESIDE = {"eval_strategy": "epoch"}
+"""What these values need of the Trainer's own fields."""
 
 
 def test_these_are_all_the_fields():
@@ -32,7 +36,7 @@ def test_these_are_all_the_fields():
 
 def test_arguments_pickle_and_go_to_json(tmp_path):
     """The Trainer pickles them into every checkpoint and sends their JSON to every tracker."""
-    args = arguments(tmp_path, **VALUES)
+    args = arguments(tmp_path, **VALUES, **BESIDE)
     copy = pickle.loads(pickle.dumps(args))
     as_json = json.loads(args.to_json_string())
     for name, value in VALUES.items():
@@ -50,7 +54,7 @@ def test_saved_arguments_load_again(tmp_path):
 
 def test_every_field_comes_from_a_command_line(tmp_path):
     """A field that the parser cannot read is one that `accelerate launch` users do not have."""
-    line = ["--output_dir", str(tmp_path)]
+    line = ["--output_dir", str(tmp_path), "--eval_strategy", "epoch"]
     for name, value in VALUES.items():
         if isinstance(value, list):
             line += [f"--{name}", *map(str, value)]
@@ -58,7 +62,9 @@ def test_every_field_comes_from_a_command_line(tmp_path):
             line += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     (parsed,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(line)
     assert {name: getattr(parsed, name) for name in VALUES} == VALUES
-    (parsed,) = HfArgumentParser(DistillationTrainingArguments).parse_dict({"output_dir": str(tmp_path), **VALUES})
+    (parsed,) = HfArgumentParser(DistillationTrainingArguments).parse_dict(
+        {"output_dir": str(tmp_path), **VALUES, **BESIDE}
+    )
     assert {name: getattr(parsed, name) for name in VALUES} == VALUES
     (plain,) = HfArgumentParser(DistillationTrainingArguments).parse_args_into_dataclasses(line[:2])
     assert plain.method == "kd"

@@ -45,6 +45,8 @@ def train(
         say(result.data_description)
         for line in result.student_initialised or ():
             say(line)
+        if result.best_model is not None:
+            say(best_model_line(result))
         console().print(scores_table(result))
         if failed is not None:
             raise failed
@@ -60,6 +62,16 @@ def _headline(result: "ExperimentResult") -> str:
         f"{result.data}: student of {result.student_parameters:,} parameters{teacher}; {rows} training "
         f"rows{labels}; {result.train_seconds:.1f} s of training"
     )
+
+
+def best_model_line(result: "ExperimentResult") -> str:
+    """Which model was kept, and by which metric."""
+    best = result.best_model
+    whose = ", the metric of these data," if best["named_by"] == "the data" else ""
+    stopped = f" Training stopped early, after step {result.train_steps}." if best["stopped_early"] else ""
+    at = f" at step {best['step']}" if best["step"] is not None else ""
+    saved = "that" if best["is_saved"] else "the last, not that"
+    return f"The saved student is {saved} with the best {best['metric']}{whose} {best['value']:.4f}{at}.{stopped}"
 
 
 def scores_table(result: "ExperimentResult") -> Table:

@@ -2,12 +2,13 @@
 
 from .benchmarks import BENCHMARKS, Benchmark
 from .loading import EMBEDDED, load_task
-from .task import ImageCollator, Task, TextCollator
+from .task import SPLITS, ImageCollator, Task, TextCollator
 from .teacher_inputs import add_teacher_inputs
 
 __all__ = [
     "BENCHMARKS",
     "EMBEDDED",
+    "SPLITS",
     "Benchmark",
     "ImageCollator",
     "Task",

@@ -1,16 +1,22 @@
 """Experiments: a strict configuration in, a trained, scored and saved student out."""
 
 from .config import ExperimentConfig, load_config, parse_config
+from .evaluation import Evaluation, evaluate_model, write_evaluation
 from .run import ExperimentResult, dump_resolved, run_experiment
+from .run_folder import evaluate_run
 from .stored_logits import StoredLogits, store_teacher_logits
 
 __all__ = [
+    "Evaluation",
     "ExperimentConfig",
     "ExperimentResult",
     "StoredLogits",
     "dump_resolved",
+    "evaluate_model",
+    "evaluate_run",
     "load_config",
     "parse_config",
     "run_experiment",
     "store_teacher_logits",
+    "write_evaluation",
 ]

@@ -15,11 +15,13 @@ from ..adapter_files import is_merged
 from ..adapters import SELF, plain_parameters
 from ..data import Task
 from ..methods import METHODS, plugs_in, resolved_settings
+from ..metrics import class_scores
 from ..objective import DistillationObjective
 from ..publish import PushError, write_merged
 from ..trainer import DistillationTrainer
 from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
+from .best_model import best_model, with_best_metric
 from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
@@ -31,6 +33,7 @@ RESOLVED_CONFIG = "resolved_config.yaml"
 ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
 TEACHER = "teacher.json"
+PER_CLASS = "per_class.json"
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class ExperimentResult:
         data_description: What was read, chosen and made of it.
         metric: The key that results on these data are quoted in.
         student_initialised: What `student.init_layers` took over from the teacher, line by line.
+        best_model: Where the best model was looked for: by which metric, who named it, its value on the validation
+            split and step, whether it is the one that is saved, and whether training stopped early.
     """
 
     output_dir: str
@@ -74,6 +79,7 @@ class ExperimentResult:
     data_description: str
     metric: str
     student_initialised: list[str] | None = None
+    best_model: dict[str, Any] | None = None
 
 
 def run_experiment(
@@ -89,7 +95,8 @@ def run_experiment(
     ran on and the commits of models, processors and data; `distillation.json`, which of these made the student;
     `teacher.json`, which of
     the teacher's classes is which and how often it was right on labelled training rows; for an adapter student also
-    `merged`, the plain one; a model card with plots; and the Trainer's checkpoints and log. With
+    `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the student lost against its
+    teacher on the test split, class by class; a model card with plots; and the Trainer's checkpoints and log. With
     `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging
     Face and matplotlib are written to.
     Launched on several processes, the first one writes.
@@ -109,6 +116,7 @@ def run_experiment(
     started = time.perf_counter()
     args = build_arguments(config)
     task = build_task(config) if task is None else task
+    asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
     student, teacher, models = _models(config, task)
     side = teacher_side(config, teacher, student, task, _teacher_splits(args))
@@ -121,7 +129,9 @@ def run_experiment(
         found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
         _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
+    best = best_model(asked, trainer)
     validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
+    _write_per_class(trainer, task, folder)
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
     trainer.save_state()
     if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
@@ -144,6 +154,7 @@ def run_experiment(
         data_description=task.description,
         metric=task.metric,
         student_initialised=models["student"].get("initialised"),
+        best_model=best,
     )
     _publish(trainer, folder, result)
     return result
@@ -242,6 +253,18 @@ def _metrics(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
     scores = trainer.evaluate(rows, metric_key_prefix=prefix.rstrip("_"))
     scores = {key.removeprefix(prefix): value for key, value in scores.items() if key.startswith(prefix)}
     return {key: value for key, value in scores.items() if key not in timings}
+
+
+def _write_per_class(trainer: DistillationTrainer, task: Task, folder: Path) -> None:
+    """Where the student is worse than its teacher, on the split that was scored last, the test split."""
+    if not trainer.args.evaluate_with_teacher or trainer.args.process_index != 0:
+        return
+    shared = trainer.objective.shared
+    taught = None if shared is None else shared.classes
+    measure, classes = class_scores(trainer.last_evaluation.arrays(), task.label_names, taught)
+    if classes:
+        content = {"split": "test", "measure": measure, "classes": [asdict(entry) for entry in classes]}
+        _write_json(folder / PER_CLASS, content)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ row (argmax, confidence, top-k hit) first, because what a metric sees is written
 Nothing is written anywhere unless a ``cache_dir`` is given; then everything lands under it.
 """
 
+from .batched import BatchedMetrics
 from .compute import (
     CLASS_METRICS,
     ClassificationMetrics,
@@ -15,6 +16,7 @@ from .compute import (
     classification_metrics,
     metrics_for,
 )
+from .per_class import ClassScore, class_scores
 from .reduction import agreement, expected_calibration_error, reduce_logits
 from .scores import (
     Accuracy,
@@ -35,8 +37,10 @@ from .scores import (
 __all__ = [
     "CLASS_METRICS",
     "Accuracy",
+    "BatchedMetrics",
     "BinaryF1",
     "BrierScore",
+    "ClassScore",
     "ClassificationMetrics",
     "ExpectedCalibrationError",
     "MacroF1",
@@ -51,6 +55,7 @@ __all__ = [
     "TeacherAgreement",
     "TopKAccuracy",
     "agreement",
+    "class_scores",
     "classification_metrics",
     "expected_calibration_error",
     "metrics_for",

@@ -70,16 +70,23 @@ class ClassificationMetrics:
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
         """Score one evaluation: ``predictions`` are logits, ``label_ids`` class ids or -100."""
         logits, labels = labelled_rows("compute_metrics", prediction.predictions, prediction.label_ids)
+        return self.score(self.reduce(logits, labels), labels)
+
+    def reduce(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """The few numbers per row that the metrics need; all rows are labelled."""
         if self.label_names is not None and logits.shape[1] != len(self.label_names):
             raise ValueError(
                 f"`compute_metrics` got logits of {logits.shape[1]} classes but the task has {len(self.label_names)} "
                 f"({', '.join(self.label_names[:3])}, ...): class ids would mean different things. "
                 f"Load the model with num_labels={len(self.label_names)}."
             )
+        return reduce_logits(logits, labels, top_k=self.top_k)
+
+    def score(self, reduced: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+        """The metrics of rows that `reduce` made."""
         metrics: list[evaluate.Metric] = [CLASS_METRICS[name](self.cache_dir) for name in self.names]
         if self.top_k is not None:
             metrics.append(TopKAccuracy(self.top_k, self.cache_dir))
-        reduced = reduce_logits(logits, labels, top_k=self.top_k)
         return evaluate.combine(metrics).compute(references=labels, **reduced)
 
 

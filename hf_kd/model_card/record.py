@@ -34,6 +34,7 @@ class RunRecord:
         resolved: `resolved_config.yaml`.
         environment: `environment.json`.
         state: `trainer_state.json`.
+        per_class: `per_class.json`.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class RunRecord:
     resolved: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     state: Mapping[str, Any] = field(default_factory=dict)
+    per_class: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pipeline_tag(self) -> str | None:
@@ -165,6 +167,7 @@ def read_record(folder: str | Path) -> RunRecord:
         resolved=_read(folder / "resolved_config.yaml"),
         environment=_read(folder / "environment.json"),
         state=_read(folder / "trainer_state.json"),
+        per_class=_read(folder / "per_class.json"),
     )
 
 

@@ -14,6 +14,7 @@ from .usage import usage
 HUB = "https://huggingface.co"
 FIGURES = {"temperature.png": "Temperatures during training", "loss.png": "Losses during training"}
 SHOWN_LABELS = 20
+WORST_CLASSES = 5
 SETTINGS = (
     "learning_rate",
     "num_train_epochs",
@@ -133,7 +134,24 @@ def _results(run: RunRecord, repeats: Sequence[RunRecord], baselines: Sequence[R
         missing.append("the same student trained without a teacher")
     unknown = f"Not given: {' and '.join(missing)}." if missing else ""
     words = " ".join(filter(None, [*compared, "`loss` is the cross-entropy in nats." * _in_nats(run, names), unknown]))
-    return "\n\n".join(filter(None, [*lines, words]))
+    return "\n\n".join(filter(None, [*lines, words, _lost(run)]))
+
+
+def _lost(run: RunRecord) -> str:
+    """The classes that the student lost most of, against its teacher."""
+    classes = [entry for entry in run.per_class.get("classes", ()) if entry.get("difference") is not None]
+    worst = [entry for entry in classes if entry["difference"] < 0][:WORST_CLASSES]
+    if not worst or not run.distilled:
+        return ""
+    title = f"Classes on which the student is furthest behind its teacher ({run.per_class['measure']}, "
+    title += f"{run.per_class['split']} split; {len(worst)} of {len(classes)}, all in `per_class.json`):"
+    rows = [
+        f"| {_cell(e['name'])} | {e['rows']:,} | {e['teacher_score']:.3f} | {e['score']:.3f} "
+        f"| {e['difference']:+.3f} |"
+        for e in worst
+    ]
+    head = ["| class | rows | teacher | student | difference |", "| --- | ---: | ---: | ---: | ---: |"]
+    return f"{title}\n\n" + "\n".join([*head, *rows])
 
 
 def _in_nats(run: RunRecord, names: Sequence[str]) -> bool:

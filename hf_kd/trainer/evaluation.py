@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,7 +45,7 @@ def row_values(
     problem_type: str,
     shared: SharedClasses | None = None,
 ) -> dict[str, Tensor]:
-    """What is known of each row of a batch: `(batch,)` each.
+    """What is known of each row of a batch: `(batch,)` each, `(batch, classes)` where rows have several labels.
 
     With `shared` classes the two models are compared over these, on rows that are not labelled with another one.
     """
@@ -52,6 +53,7 @@ def row_values(
     if labels is not None:
         rows["loss"] = task_loss(student_logits, labels, problem_type)
         rows["labelled"] = labelled_rows(labels, problem_type).float()
+        rows |= _answers(student_logits, labels, problem_type)
     if teacher_logits is not None:
         if shared is not None:
             student_logits = shared.logits(student_logits)
@@ -68,7 +70,8 @@ def _comparison(
         return {"teacher_mse": (student_logits - teacher_logits).square().mean(-1)}
     if problem_type == MULTI_LABEL:
         same = (student_logits > 0) == (teacher_logits > 0)  # a probability of 0.5 is a logit of 0
-        return {"agreement": same.float().mean(-1), "teacher_kl": bernoulli_kl(teacher_logits, student_logits)}
+        kl = bernoulli_kl(teacher_logits, student_logits)
+        return {"agreement": same.float().mean(-1), "teacher_kl": kl, "teacher_guess": (teacher_logits > 0).byte()}
     choice = teacher_logits.argmax(-1)
     rows = {
         "agreement": (student_logits.argmax(-1) == choice).float(),
@@ -79,11 +82,21 @@ def _comparison(
     return rows
 
 
+def _answers(logits: Tensor, labels: Tensor, problem_type: str) -> dict[str, Tensor]:
+    """What a table by class is made of; see `hf_kd.metrics.per_class`."""
+    if problem_type == REGRESSION:
+        return {}
+    if problem_type == MULTI_LABEL:
+        return {"truth": (labels > 0.5).byte(), "guess": (logits > 0).byte()}
+    return {"label": labels, "right": (logits.argmax(-1) == labels).float()}
+
+
 class EvaluationRows:
     """Collects the values of all rows of one evaluation, each row once."""
 
     NEED_LABELS = ("loss", "teacher_accuracy")
     COMPARE = ("teacher_accuracy", "agreement", "teacher_kl")
+    BY_CLASS = ("label", "right", "truth", "guess", "teacher_guess")
 
     def __init__(self):
         self.parts: dict[str, list[Tensor]] = {}
@@ -95,7 +108,7 @@ class EvaluationRows:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Means over all rows, over the labelled ones where labels are needed; nothing where there are none."""
-        rows = {name: torch.cat(parts).double() for name, parts in self.parts.items()}
+        rows = {name: torch.cat(parts).double() for name, parts in self.parts.items() if name not in self.BY_CLASS}
         labelled, taught = rows.pop("labelled", None), rows.pop("taught", None)
         metrics = {}
         for name, values in rows.items():
@@ -108,3 +121,7 @@ class EvaluationRows:
             if len(values):
                 metrics[f"{prefix}_{name}"] = values.mean().item()
         return metrics
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The values of all rows, as `hf_kd.metrics.class_scores` takes them."""
+        return {name: torch.cat(parts).cpu().numpy() for name, parts in self.parts.items()}

@@ -30,10 +30,11 @@ from . import checks
 from .data import DataTrainer
 from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
-from .objective_state import ObjectiveState, ObjectiveSteps, initialized, join_optimizer
+from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_shape, check_problem_type, problem_type_of
 from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
+from .stopping import add_own_callbacks
 from .teacher_check import TeacherCheck
 from .telemetry import Telemetry, warn_if_saturated
 
@@ -143,8 +144,8 @@ class DistillationTrainer(DataTrainer):
         self._check_data(mixing, data_collator)
         self._updates_per_epoch: int | None = None
         self._forget_run()
-        self._evaluation_rows: EvaluationRows | None = None
-        self.add_callback(ObjectiveSteps(self))
+        self._evaluation_rows = self.last_evaluation = None
+        add_own_callbacks(self)
 
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
@@ -377,7 +378,7 @@ class DistillationTrainer(DataTrainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ):
         """As in `Trainer`, with a loss that is the exact mean over labelled rows, repeated rows left out."""
-        self._evaluation_rows = EvaluationRows()
+        self._evaluation_rows = self.last_evaluation = EvaluationRows()
         try:
             output = super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
