@@ -93,12 +93,11 @@ def run_experiment(
     `output_dir` then holds the student with its processor, loadable by `from_pretrained`; `results.json`;
     `resolved_config.yaml`, which is the same run with every default spelled out; `environment.json`, the versions it
     ran on and the commits of models, processors and data; `distillation.json`, which of these made the student;
-    `teacher.json`, which of
-    the teacher's classes is which and how often it was right on labelled training rows; for an adapter student also
-    `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the student lost against its
-    teacher on the test split, class by class; a model card with plots; and the Trainer's checkpoints and log. With
-    `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging
-    Face and matplotlib are written to.
+    `teacher.json`, which of the teacher's classes is which and how often it was right on labelled training rows; for
+    an adapter student also `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the
+    student lost against its teacher on the test split, class by class; a model card with plots; and the Trainer's
+    checkpoints and log. With `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir`
+    and the caches of Hugging Face and matplotlib are written to.
     Launched on several processes, the first one writes.
 
     Args:
