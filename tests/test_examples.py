@@ -116,3 +116,20 @@ def test_the_sweep_prints_its_table_from_the_committed_runs(tmp_path):
     assert said
     assert set(said) <= {row.split(" | ")[0].lstrip("0") for row in rows}
     assert [path.name for path in tmp_path.iterdir()] == ["runs.jsonl"]
+
+
+@pytest.mark.parametrize("data", ["clinc150", "banking77"])
+def test_the_intents_table_is_that_of_the_committed_runs(data, tmp_path):
+    """The numbers in the script's words are those of the lines beside the configurations."""
+    script = ROOT / "examples" / "benchmarks" / "intents.py"
+    shutil.copy(ROOT / "configs" / data / "results" / "scratch.jsonl", tmp_path / f"{data}.jsonl")
+    command = [sys.executable, str(script), str(tmp_path), "--data", data]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = dict(re.findall(r"^\| ([\w ]+) \| 0(\.\d{4}(?: ± 0\.\d{4})?) \|", done.stdout, flags=re.M))
+    said = re.findall(
+        r"^    (\.\S+(?: \+- \S+)?) +\| (\.\S+(?: \+- \S+)?) +\| ([\w ]+)", script.read_text(), flags=re.M
+    )
+    column = ["clinc150", "banking77"].index(data)
+    assert len(said) == len(rows) == 8
+    assert {words[2].strip(): words[column].replace("+- ", "± 0") for words in said} == rows
