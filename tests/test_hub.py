@@ -64,7 +64,7 @@ def test_a_teacher_and_data_from_the_hub_make_a_student_on_the_hub(hub, publishe
     wanted = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     wanted |= {"results.json", "resolved_config.yaml", "environment.json", "distillation.json", "trainer_state.json"}
     wanted |= {"teacher.json"}
-    assert set(pushed) == wanted | {"temperature.png", "loss.png"}
+    assert set(pushed) == wanted | {"temperature.png", "loss.png", "per_class.json"}
     assert pushed["model.safetensors"] == (folder / "text" / "model.safetensors").read_bytes()
     assert hub.repos["models", "org/text-student"].private
 
