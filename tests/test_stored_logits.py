@@ -1,7 +1,9 @@
 """A teacher asked once teaches any number of runs what it would have taught them live, and no row of another."""
 
+import dataclasses
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import datasets
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 
 from hf_kd import load_task
 from hf_kd.cli import app
-from hf_kd.experiment import load_config, parse_config, run_experiment, store_teacher_logits
+from hf_kd.experiment import evaluate_run, load_config, parse_config, run_experiment, store_teacher_logits
 from hf_kd.registry import ConfigError
 
 CONFIG = {
@@ -96,6 +98,28 @@ def test_the_folder_says_whose_logits_they_are(teacher, taught, tmp_path):
     assert json.loads((tmp_path / "environment.json").read_text())["models"]["teacher"]["name"] == str(teacher)
     assert "stored" in json.loads((tmp_path / "teacher.json").read_text())["inputs"]
     assert "distilled from the local model `teacher`" in (tmp_path / "README.md").read_text()
+
+
+def test_an_evaluation_of_the_run_compares_with_the_model_that_gave_the_logits(teacher, taught, tmp_path):
+    run_experiment(fed(taught, tmp_path / "run"))
+    found = evaluate_run(tmp_path / "run")
+    assert found.teacher == str(teacher)
+    results = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
+    assert (found.agreement, found.teacher_kl) == pytest.approx(
+        (results["agreement"], results["teacher_kl"]), rel=2e-4
+    )
+
+
+def test_an_evaluation_without_that_model_says_so(taught, tmp_path):
+    rows = tmp_path / "rows"
+    shutil.copytree(taught.folder, rows)
+    facts = json.loads((rows / "teacher_logits.json").read_text())
+    facts["teacher"]["name"] = str(tmp_path / "moved")
+    (rows / "teacher_logits.json").write_text(json.dumps(facts))
+    run_experiment(fed(dataclasses.replace(taught, folder=str(rows)), tmp_path / "run"))
+    found = evaluate_run(tmp_path / "run")
+    assert found.teacher is None
+    assert any("moved" in note and "not here" in note for note in found.notes)
 
 
 def test_images_travel_inside_the_files(taught, tmp_path):

@@ -187,10 +187,16 @@ def _trainer(
         "teacher": config.teacher and config.teacher.revision,
         "student": config.student.revision or "main",
     }
-    trainer.stored_teacher = stored_teacher(config)
+    trainer.stored_teacher = _stored_teacher(config)
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
     return trainer
+
+
+def _stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
+    """The teacher that gave the logits the run learns from, as far as known; None with another one, or none."""
+    is_stored = config.teacher is not None and config.teacher.column is not None
+    return stored_teacher(config.data.path) if is_stored else None
 
 
 def _teacher_splits(args: DistillationTrainingArguments) -> tuple[str, ...]:
@@ -227,7 +233,7 @@ def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, A
     models = {"student": provenance(config.student, student, taken)}
     if teacher not in (None, SELF):
         models["teacher"] = provenance(config.teacher, teacher)
-    elif stored := stored_teacher(config):
+    elif stored := _stored_teacher(config):
         models["teacher"] = stored
     return student, teacher, models
 

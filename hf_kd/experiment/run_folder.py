@@ -1,6 +1,7 @@
 """The evaluation of a run: its folder says on which data, and against which teacher."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from .config import DataSection, structure_problems
 from .evaluation import Evaluation, evaluate_model
 from .loading import NOT_FOR_SCORING
 from .student_checks import folder_problems
+from .teacher_side import stored_teacher
 
 RESOLVED_CONFIG = "resolved_config.yaml"
 
@@ -39,10 +41,11 @@ def evaluate_run(
     """
     resolved = _resolved(Path(folder))
     data, options = _data(resolved)
-    given = {} if "teacher" in keywords else _teacher(resolved, with_teacher)
+    given, notes = ({}, []) if "teacher" in keywords or not with_teacher else _teacher(resolved)
     merged = {**options, **(data_options or {})}
     keywords["split"] = keywords.get("split") or "test"
-    return evaluate_model(folder, data, data_options=merged, **{**given, **keywords})
+    found = evaluate_model(folder, data, data_options=merged, **{**given, **keywords})
+    return replace(found, notes=[*found.notes, *notes])
 
 
 def is_run(folder: str | Path) -> bool:
@@ -89,17 +92,30 @@ def _data(resolved: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return section.name or section.path, options
 
 
-def _teacher(resolved: Mapping[str, Any], wanted: bool) -> dict[str, Any]:
-    """Arguments of `evaluate_model`; none where the run has no teacher that stands by itself."""
+def _teacher(resolved: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Arguments of `evaluate_model`, and what to say; none where the run has no teacher that stands by itself."""
     section = resolved.get("teacher")
-    if not wanted or not isinstance(section, Mapping) or section.get("model") in (None, SELF):
-        return {}
+    if isinstance(section, Mapping) and section.get("column") is not None:
+        return _stored_teacher(resolved)
+    if not isinstance(section, Mapping) or section.get("model") in (None, SELF):
+        return {}, []
     problems = folder_problems("teacher", section["model"])
     if problems:
         raise ConfigError([f"{line} It is the run's; to do without it, set with_teacher=False." for line in problems])
-    return {
+    given = {
         "teacher": section["model"],
         "teacher_revision": section.get("revision") or "main",
         "teacher_processor": section.get("processor"),
         "teacher_label_map": section.get("label_map"),
     }
+    return given, []
+
+
+def _stored_teacher(resolved: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The model that gave the logits which the run learned from, if it is known and there."""
+    facts = stored_teacher(resolved["data"].get("path")) or {}
+    name = facts.get("name")
+    if name is None or (facts.get("local") and not Path(name).expanduser().is_dir()):
+        where = "is not known" if name is None else f"was {name!r}, which is not here"
+        return {}, [f"The run learned from stored logits, whose teacher {where}. Name one to compare with."]
+    return {"teacher": name, "teacher_revision": facts.get("commit") or facts.get("revision") or "main"}, []

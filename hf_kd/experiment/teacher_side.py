@@ -214,12 +214,12 @@ def say_score(score: TeacherScore, section: TeacherSection, label_map: LabelMap 
     logger.warning(words)
 
 
-def stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
-    """What stands beside stored logits about the teacher that gave them; None where they are not used, or unknown."""
-    if config.teacher is None or config.teacher.column is None or config.data.path is None:
+def stored_teacher(path: str | None) -> dict[str, Any] | None:
+    """What stands beside stored logits, in the data at `path`, about the teacher that gave them; None if unknown."""
+    if path is None:
         return None
-    path = Path(config.data.path).expanduser()
-    return stored_facts(path if path.is_dir() else path.parent).get("teacher")
+    where = Path(path).expanduser()
+    return stored_facts(where if where.is_dir() else where.parent).get("teacher")
 
 
 def _labelled_rows(task: Task, shared: Any) -> np.ndarray:
