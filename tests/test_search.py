@@ -1,6 +1,5 @@
 """A search in one trainer: every trial starts clean, nothing is misnamed or miscast, and nothing is left behind."""
 
-
 import optuna
 import pytest
 import torch
@@ -81,8 +80,7 @@ def test_paths_lead_into_a_strategy_and_to_another_method(tmp_path):
     trainer, diary = searcher(tmp_path, method="ctkd")
     space = of(method__temperature__start=[2.0, 3.0], method__range=[10.0, 5.0])
     trainer.hyperparameter_search(space, n_trials=2)
-    starts = [float(next(iter(trial["state"].values()))) for trial in diary.trials]
-    assert starts[0] != starts[1]
+    assert [trial["objective"].losses[0].temperature.start for trial in diary.trials] == [2.0, 3.0]
     assert [trial["arguments"]["method_kwargs"] for trial in diary.trials] == [
         {"temperature": {"start": 2.0}, "range": 10.0},
         {"temperature": {"start": 3.0}, "range": 5.0},
@@ -131,7 +129,7 @@ def test_a_trials_seed_makes_its_own_student(tmp_path):
 
 
 def test_equal_trials_have_equal_values_and_that_of_a_plain_run(tmp_path):
-    """Whatever one trial leaves to the next shows here: schedules, momentum, random streams, a pruned trial's flags."""
+    """Whatever one trial leaves to the next shows here: schedules, momentum, random streams."""
     trainer, _ = searcher(tmp_path, method="ctkd", train_sampling_strategy="random")
     best = trainer.hyperparameter_search(of(learning_rate=[0.1, 0.3, 0.1]), n_trials=3)
     values = [trial.value for trial in best.run_summary.trials]
@@ -154,6 +152,7 @@ def test_after_the_search_the_trainer_is_as_before(tmp_path):
     trainer, _ = searcher(tmp_path, method="ctkd")
     trainer.train()
     plain = {k: v for k, v in vars(trainer).items() if k not in ("control", "_signature_columns")}
+    plain.pop("gather_function")  # a bound method, made anew at each evaluation
     arguments, before = dict(vars(trainer.args)), weights(trainer.model)
     loss = trainer.evaluate()["eval_loss"]
     space = of(method__name=["kd", "dtkd"], gradient_accumulation_steps=[2, 3], per_device_train_batch_size=[2, 3])
@@ -204,7 +203,7 @@ REFUSED = {
         "method.temperatur: unknown parameter of method 'kd'. Did you mean",
     ),
     "unknown method": ({"method.name": "dkdd"}, "Did you mean 'dkd'"),
-    "value out of range": ({"method.temperature": -2.0}, "method: `ConstantTemperature(temperature=...)`"),
+    "value out of range": ({"method.temperature": -2.0}, "method.temperature: `ConstantTemperature(temperature=...)`"),
     "weight as text": ({"method.ce_weight": "a"}, "method.ce_weight: expected"),
     "twice": ({"kd_weight": 1.0, "method.kd_weight": 1.0}, "method.kd_weight: is set twice"),
     "part of a number": ({"method.temperature": 2.0, "method.temperature.start": 1.0}, "is 2.0 and has no parts"),
@@ -381,7 +380,7 @@ BROKEN = {
     "log of zero": ({"a": {"low": 0.0, "high": 1.0, "log": True}}, "must be positive"),
     "log and step": ({"a": {"low": 1, "high": 9, "log": True, "step": 2}}, "does not go with log"),
     "step that misses": ({"a": {"low": 1, "high": 10, "step": 2}}, "would never be drawn"),
-    "typo": ({"a": {"low": 1, "high": 10, "lgo": True}}, "a.lgo: unknown key. Did you mean 'log'"),
+    "typo": ({"a": {"low": 1, "high": 10, "logg": True}}, "a.logg: unknown key. Did you mean 'log'"),
     "no choice": ({"a": {"choices": []}}, "at least one value"),
     "a word": ({"a": {"choices": "kd"}}, "expected a list"),
     "twice": ({"a": {"choices": [1, 1]}}, "1 stands there twice"),

@@ -77,8 +77,12 @@ def changed_arguments(args: DistillationTrainingArguments, changes: Mapping[str,
     Raises:
         ConfigError: The arguments refuse them.
     """
+    # not made by the constructor: it would set the devices up anew, under the accelerator that is in use
+    candidate = object.__new__(type(args))
+    own = {name: copy.copy(value) if isinstance(value, (dict, list)) else value for name, value in vars(args).items()}
+    vars(candidate).update({**own, "_setup_devices": args._setup_devices, **changes})
     try:
-        candidate = dataclasses.replace(args, **changes)
+        candidate.__post_init__()
     except (ValueError, TypeError, ImportError) as error:
         raise ConfigError([f"{', '.join(changes)}: {' '.join(str(error).split())}"]) from error
     return {name: getattr(candidate, name) for name in changes}
