@@ -211,13 +211,21 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
     return parse_config(*load_mapping(path, overrides))
 
 
-def load_mapping(path: str | Path, overrides: Iterable[str] = ()) -> tuple[dict[str, Any], list[str]]:
+def load_mapping(
+    path: str | Path, overrides: Iterable[str] = (), added: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """What a YAML file holds after the overrides, unchecked, and what is wrong with the overrides.
+
+    Args:
+        path: The file.
+        overrides: As for `load_config`.
+        added: Further sections, which overrides reach too.
 
     Raises:
         ConfigError: The file cannot be read, or has references or values that are not there.
     """
     config = _read(path)
+    config.update(added or {})
     problems = [problem for text in overrides for problem in _override(config, text)]
     try:
         OmegaConf.resolve(config)
@@ -344,6 +352,8 @@ def _real_path(loc: Sequence[str | int], given: Any, kind: str) -> list[str | in
 
 def _problem(schema: type[BaseModel], path: Sequence[str | int], item: Mapping[str, Any]) -> tuple[str, Any]:
     """The words for one pydantic error, and the value to quote (a sentinel of its own if there is none)."""
+    if item["type"] == "extra_forbidden" and path == ["search"]:
+        return "this section is for `hf-kd tune`, which trains many students. Leave it out for one run.", _NOTHING
     if item["type"] in ("extra_forbidden", "invalid_key"):
         return f"unknown key.{nearest(path[-1], _fields(schema, path[:-1]))}", _NOTHING
     if item["type"] == "missing":
