@@ -1,4 +1,4 @@
-"""The command line: `hf-kd train`, `tune`, `add-logits`, `evaluate`, `push`, `demo`, `methods`. The only room that prints.
+"""The command line: `hf-kd train`, `tune`, `add-logits`, `evaluate`, `push`, `demo`, `methods`. Only this room prints.
 
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """

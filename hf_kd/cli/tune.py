@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..tune import TrialRecord, TuneResult
 
 SHOWN = 10
+GO_ON = "The trials that ended are kept: the same command goes on after them."
 
 
 @app.command()
@@ -33,21 +34,16 @@ def tune(
     What is searched stands in `search`: {trials: 20, parameters: {training.learning_rate: {low: 1e-5, high: 1e-3, log:
     true}, method.name: {choices: [kd, dtkd]}}}. Killed and started again, it goes on.
     """
-    try:
-        with reported(debug), fonts_in_scratch():
-            result = _searched(config, overrides or (), search)
-            console().print(_table(result))
-            say(result.summary)
-            folder = Path(result.output_dir)
-            if result.best is None:
-                say(f"Every trial failed or was pruned; {folder / 'trials.json'} says why.", stderr=True)
-                raise typer.Exit(FAILED)
-            say(f"Saved in {folder}: best_config.yaml, trials.json, trials.csv, study.db. Train the best with:")
-            say(shlex.join(["hf-kd", "train", str(folder / "best_config.yaml")]))
-    except typer.Exit as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):
-            say("The trials that ended are kept: the same command goes on after them.", stderr=True)
-        raise
+    with reported(debug, resume=GO_ON), fonts_in_scratch():
+        result = _searched(config, overrides or (), search)
+        console().print(_table(result))
+        say(result.summary)
+    folder = Path(result.output_dir)
+    if result.best is None:
+        say(f"Every trial failed or was pruned; {folder / 'trials.json'} says why.", stderr=True)
+        raise typer.Exit(FAILED)
+    say(f"Saved in {folder}: best_config.yaml, trials.json, trials.csv, study.db. Train the best with:")
+    say(shlex.join(["hf-kd", "train", str(folder / "best_config.yaml")]))
 
 
 def _searched(config: Path, overrides: Any, search: Path | None) -> "TuneResult":

@@ -40,8 +40,8 @@ def tune(
     Every trial is the configuration with drawn values, checked and trained as a run would be, with the same seed. The
     test split is not read. The teacher is asked once about each training row where that is the same as asking it in
     each trial. `output_dir` then holds `study.db`, `trials.json`, `trials.csv` and `best_config.yaml`, which `hf-kd
-    train` takes as it is; they are written after each trial. Started again with the same configuration, the search goes
-    on; only `search.trials` may change. One search per folder at a time.
+    train` takes as it is; they are written after each trial. Started again with the same configuration, the search
+    goes on; only `search.trials` may change. One search per folder at a time.
 
     Args:
         config: The run, as plain mappings; a valid configuration by itself.

@@ -42,13 +42,13 @@ class SearchSection(Section):
     """What `hf-kd tune` searches; a section beside those of the run, or a file of its own.
 
     Args:
-        parameters: `{path: {low, high}}` or `{path: {choices: […]}}`, by the paths of overrides, with `log`, `step` and
-            `when` as in `hf_kd.search_space.SearchSpace`.
+        parameters: `{path: {low, high}}` or `{path: {choices: […]}}`, by the paths of overrides, with `log`, `step`
+            and `when` as in `hf_kd.search_space.SearchSpace`.
         trials: How many, those of earlier starts in the same folder included.
         seed: Of the draws. The students' is the configuration's `seed`, the same in all trials.
         sampler: "tpe" goes where good trials were; "random" goes everywhere.
-        pruner: "median" stops a trial that is worse than half of the others at the same step, "hyperband" gives short
-            runs to many; both need evaluations during training. "none" lets all run to their end.
+        pruner: "median" stops a trial that is worse than half of the others at the same step, "halving" one that is
+            not among the best quarter; both need evaluations during training. "none" lets all run to their end.
         metric: What to improve on the validation split; by default `training.metric_for_best_model`, else the metric
             that results on the data are quoted in.
         greater_is_better: Whether more of it is better; by default known by its name.
@@ -58,7 +58,7 @@ class SearchSection(Section):
     trials: Annotated[int, Field(ge=1)] = 20
     seed: Seed = 0
     sampler: Literal["tpe", "random"] = "tpe"
-    pruner: Literal["none", "median", "hyperband"] = "none"
+    pruner: Literal["none", "median", "halving"] = "none"
     metric: str | None = None
     greater_is_better: bool | None = None
 

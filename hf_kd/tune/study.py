@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import TrainerCallback
 
 from ..registry import ConfigError
@@ -52,11 +53,11 @@ class Study:
             self.optuna.logging.set_verbosity(verbosity)
         self._check_same(folder, json.loads(json.dumps(identity)))
         for trial in self.study.get_trials(states=(self.states.RUNNING,)):
-            self.study.tell(trial.number, state=self.states.FAIL)
+            self._finish(trial.number, trial.user_attrs.get(_RECORD))  # killed before its end, or just after
 
     def _pruner(self) -> Any:
         pruners = self.optuna.pruners
-        kinds = {"none": pruners.NopPruner, "median": pruners.MedianPruner, "hyperband": pruners.HyperbandPruner}
+        kinds = {"none": pruners.NopPruner, "median": pruners.MedianPruner, "halving": pruners.SuccessiveHalvingPruner}
         return kinds[self.search.pruner]()
 
     def _check_same(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -80,7 +81,7 @@ class Study:
 
     def _record(self, trial: Any) -> TrialRecord | None:
         kept = trial.user_attrs.get(_RECORD)
-        if kept is None:
+        if kept is None or not trial.state.is_finished():
             return None
         kinds = {self.states.COMPLETE: COMPLETE, self.states.PRUNED: PRUNED, self.states.FAIL: FAILED}
         evaluations = {int(step): value for step, value in trial.intermediate_values.items()}
@@ -88,7 +89,8 @@ class Study:
 
     def ask(self, space: SearchSpace) -> tuple[Any, dict[str, Any]]:
         """A new trial and what it draws."""
-        samplers, seed = self.optuna.samplers, (self.search.seed * 1_000_003 + len(self.records)) % 2**32
+        samplers = self.optuna.samplers
+        seed = int(np.random.SeedSequence((self.search.seed, len(self.records))).generate_state(1)[0])
         kind = samplers.TPESampler if self.search.sampler == "tpe" else samplers.RandomSampler
         self.study.sampler = kind(seed=seed)
         trial = self.study.ask()
@@ -97,11 +99,15 @@ class Study:
     def tell(self, trial: Any, record: Mapping[str, Any]) -> TrialRecord:
         """Keep what came of a trial: complete with a value, failed with an error, else pruned."""
         trial.set_user_attr(_RECORD, json.loads(json.dumps(dict(record))))
-        if record.get("value") is not None:
-            self.study.tell(trial, record["value"])
-        else:
-            self.study.tell(trial, state=self.states.FAIL if record.get("error") else self.states.PRUNED)
+        self._finish(trial.number, record)
         return next(done for done in self.records if done.number == trial.number)
+
+    def _finish(self, number: int, record: Mapping[str, Any] | None) -> None:
+        if record is not None and record.get("value") is not None:
+            self.study.tell(number, record["value"])
+        else:
+            is_failed = record is None or record.get("error")
+            self.study.tell(number, state=self.states.FAIL if is_failed else self.states.PRUNED)
 
     def close(self) -> None:
         """Let go of the file."""
