@@ -8,6 +8,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from hf_kd import DistillationObjective, KDLoss
+from hf_kd.metrics import classification_metrics
 from hf_kd.registry import ConfigError
 from hf_kd.search_space import SearchSpace
 from hf_kd.temperatures import CTKDTemperature
@@ -338,6 +339,9 @@ def test_pruning_stops_a_trial_and_the_next_starts_clean(tmp_path):
 
 def test_a_diverging_trial_does_not_end_the_search(tmp_path):
     trainer, _ = searcher(tmp_path, num_train_epochs=2)
+    scored, _ = searcher(tmp_path, max_steps=1, compute_metrics=classification_metrics())
+    best = scored.hyperparameter_search(of(learning_rate=[1e30, 0.1]), n_trials=2)
+    assert best.run_id == "1", "the metrics are the first to see it"
     best = trainer.hyperparameter_search(of(learning_rate=[1e30, 0.1]), n_trials=2)
     assert [trial.state.name for trial in best.run_summary.trials] == ["FAIL", "COMPLETE"]
     assert best.run_id == "1"

@@ -53,7 +53,7 @@ def given(teacher, tmp_path):
         "data": {"name": "embedded/digits", "max_samples": 60},
         "method": {"name": "kd"},
         "training": {
-            "max_steps": 4,
+            "max_steps": 2,
             "per_device_train_batch_size": 16,
             "report_to": "none",
             "dataloader_pin_memory": False,
@@ -127,8 +127,8 @@ def test_the_test_split_is_not_read(given):
 def test_equal_trials_have_equal_scores(given):
     """Nothing of one trial reaches the next: not its student, its learned temperature, its random stream."""
     space = {"training.learning_rate": {"choices": [1e-3]}}
-    result = tune({**given, "method": {"name": "ctkd"}}, search(space, trials=3))
-    assert result.trials[0].validation == result.trials[1].validation == result.trials[2].validation
+    result = tune({**given, "method": {"name": "ctkd"}}, search(space))
+    assert result.trials[0].validation == result.trials[1].validation
 
 
 def forwards(monkeypatch):
@@ -145,7 +145,7 @@ def test_the_teacher_is_asked_once_and_teaches_what_it_would_live(given, monkeyp
     assert result.teacher == "The teacher is asked once about every training row; all trials reuse its logits."
     monkeypatch.setattr(trials.Trials, "_why_live", lambda self: "of this test")
     live = tune({**given, "output_dir": given["output_dir"] + "_live"}, search())
-    assert len(counted) > 5
+    assert len(counted) > 1 + 2 * 2
     assert live.teacher == "The teacher runs in every trial, because of this test."
     losses = [[trial.validation["loss"] for trial in each.trials] for each in (result, live)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -154,19 +154,19 @@ def test_the_teacher_is_asked_once_and_teaches_what_it_would_live(given, monkeyp
 def test_the_teacher_runs_live_where_rows_change_or_its_features_are_read(given, monkeypatch):
     """Stored logits of another view, or of a loss that reads features, are not the teacher's answer."""
     counted = forwards(monkeypatch)
-    augmented = {**given, "data": {**given["data"], "augmentation": {"shift": 1}}}
+    augmented = {**given, "data": {**given["data"], "augmentation": "crop_flip"}}
     result = tune(augmented, search(trials=1))
     assert "training images are augmented" in result.teacher
-    assert len(counted) >= 4
+    assert len(counted) >= 2
     counted.clear()
     space = {"method.name": {"choices": ["feature_mse"]}}
     tune({**given, "output_dir": given["output_dir"] + "_f"}, search(space, trials=1))
-    assert len(counted) >= 4
+    assert len(counted) >= 2
 
 
 def test_checkpoints_do_not_pile_up(given):
     keep = {"load_best_model_at_end": True, "eval_strategy": "steps", "save_strategy": "steps"}
-    result = tune(with_training(given, **keep, eval_steps=2, save_steps=2), search(trials=1))
+    result = tune(with_training(given, **keep, eval_steps=2, save_steps=2, max_steps=4), search(trials=1))
     left = sorted(path.name for path in tune_folder(given).iterdir())
     assert left == ["best_config.yaml", "study.db", "trials.csv", "trials.json"]
     assert result.best.evaluations.keys() == {2, 4}
@@ -178,7 +178,7 @@ def test_checkpoints_do_not_pile_up(given):
 
 def test_a_search_that_broke_off_goes_on_as_if_it_had_not(given, monkeypatch):
     """The right number of trials, and the very ones: neither the trial that broke off nor the first draws again."""
-    whole = tune({**given, "output_dir": given["output_dir"] + "_whole"}, search(trials=4))
+    whole = tune({**given, "output_dir": given["output_dir"] + "_whole"}, search(trials=3))
     run, calls = trials.Trials.run, []
 
     def breaks(self, *arguments):
@@ -189,22 +189,22 @@ def test_a_search_that_broke_off_goes_on_as_if_it_had_not(given, monkeypatch):
 
     monkeypatch.setattr(trials.Trials, "run", breaks)
     with pytest.raises(KeyboardInterrupt):
-        tune(given, search(trials=4))
+        tune(given, search(trials=3))
     assert len(json.loads((tune_folder(given) / "trials.json").read_text())["trials"]) == 1
-    result = tune(given, search(trials=4))
-    assert len(calls) == 5
+    result = tune(given, search(trials=3))
+    assert len(calls) == 4
     assert [t.parameters for t in result.trials] == [t.parameters for t in whole.trials]
     assert [t.validation for t in result.trials] == [t.validation for t in whole.trials]
-    more = tune(given, search(trials=5))
-    assert len(calls) == 6
-    assert [t.number for t in more.trials[:4]] == [t.number for t in result.trials]
+    more = tune(given, search(trials=4))
+    assert len(calls) == 5
+    assert [t.number for t in more.trials[:3]] == [t.number for t in result.trials]
 
 
 def test_another_search_in_the_same_folder_is_refused(given):
     tune(given, search(trials=1))
     said = refused(with_training(given, max_steps=5), search(trials=2))
     assert "output_dir" in said[0]
-    assert "config.training.max_steps was 4 and is 5" in said[0]
+    assert "config.training.max_steps was 2 and is 5" in said[0]
     assert "search.seed was 0 and is 1" in refused(given, search(trials=2, seed=1))[0]
 
 
@@ -236,11 +236,11 @@ def test_pruned_and_failed_trials_are_on_record_and_not_the_best(given, monkeypa
     monkeypatch.setattr(study.Study, "_pruner", lambda self: Third())
     space = {"training.learning_rate": {"choices": [1e-3, 1e30]}}
     section = search(space, trials=5, pruner="median", seed=1)
-    result = tune(with_training(given, eval_strategy="steps", eval_steps=2), section)
+    result = tune(with_training(given, eval_strategy="steps", eval_steps=1), section)
     by_rate = {(t.state, t.parameters["training.learning_rate"]) for t in result.trials if t.number != 2}
     assert by_rate == {("complete", 1e-3), ("failed", 1e30)}
     assert result.trials[2].state in ("pruned", "failed")
-    assert all(t.error.startswith("FloatingPointError") for t in result.trials if t.state == "failed")
+    assert all("NaN or infinite" in t.error for t in result.trials if t.state == "failed")
     assert result.best.parameters == {"training.learning_rate": 1e-3}
 
 

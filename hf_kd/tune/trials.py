@@ -25,7 +25,7 @@ from ..experiment.teacher_side import TeacherSide, checked_teacher, teacher_side
 from ..inputs import TEACHER_LOGITS, DistillationCollator, collator_for
 from ..methods import build_objective
 from ..objective import DistillationObjective
-from ..teacher_logits import add_teacher_logits, with_logits
+from ..teacher_logits import ClassesOf, add_teacher_logits, with_logits
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +54,9 @@ class Trials:
         self.config, self.on_progress = config, on_progress
         self.task = build_task(config) if task is None else task
         self.teacher = build_teacher(config.teacher, self.task)
-        self.side: TeacherSide | None = None
+        is_compared = config.training.get("evaluate_with_teacher", False)
+        self.splits = ("train", "validation") if is_compared else ("train",)
+        self.side = teacher_side(config, self.teacher, ClassesOf(self.task), self.task, self.splits)
         self.stored: TeacherSide | None = None
         self.why_live = self._why_live()
         self.is_checked = False
@@ -69,6 +71,8 @@ class Trials:
             return "rows are streamed"
         if self.config.data.augmentation is not None or getattr(self.task.collator, "mixing", None) is not None:
             return "training images are augmented"
+        if self.side.label_map is not None and not self.side.label_map.is_complete:
+            return "it does not know all classes"
         return None
 
     @property
@@ -102,7 +106,7 @@ class Trials:
         student = build_student(config.student, self.task, config.teacher)
         if config.student.init_layers is not None:
             take_over_layers(config.student, student, self.teacher, config.teacher, self.task)
-        side, teacher = self._teacher_of(config, student)
+        side, teacher = self._teacher_of(config)
         trainer = build_trainer(config, args, side, student, teacher, [callback])
         if not self.is_checked:
             checked_teacher(trainer, side.task, config.teacher)
@@ -117,14 +121,8 @@ class Trials:
         error = standard_error(trainer.last_evaluation.arrays(), metric)
         return scores, error, time.perf_counter() - started
 
-    def _teacher_of(self, config: ExperimentConfig, student: Any) -> tuple[TeacherSide, Any]:
+    def _teacher_of(self, config: ExperimentConfig) -> tuple[TeacherSide, Any]:
         """The teacher's side of a trial and the teacher, None where its answers are stored."""
-        splits = ("train", "validation") if self.config.training.get("evaluate_with_teacher") else ("train",)
-        if self.side is None:
-            self.side = teacher_side(self.config, self.teacher, student, self.task, splits)
-            label_map = self.side.label_map
-            if self.why_live is None and label_map is not None and label_map.shared is not None:
-                self.why_live = "it does not know all classes"
         if self.why_live is not None or self.teacher is None:
             return self.side, self.teacher
         objective = _objective(config, self.task.num_labels)
@@ -132,10 +130,10 @@ class Trials:
             logger.warning_once("The teacher runs in trials whose losses read its features.")
             return self.side, self.teacher
         if self.stored is None:
-            self.stored = TeacherSide(self._asked(splits), is_stored=True)
+            self.stored = TeacherSide(self._asked(), is_stored=True)
         return self.stored, None
 
-    def _asked(self, splits: tuple[str, ...]) -> Task:
+    def _asked(self) -> Task:
         """The data with the teacher's logits."""
         side = self.side
         collated = side.task
@@ -149,11 +147,11 @@ class Trials:
             self.teacher,
             label_map=side.label_map,
             batch_size=size,
-            splits=splits,
+            splits=self.splits,
             on_progress=self.on_progress,
         )
         rows = {}
-        for split in splits:
+        for split in self.splits:
             column = getattr(answered, split).with_format("numpy", columns=[TEACHER_LOGITS])[TEACHER_LOGITS]
             rows[split] = with_logits(getattr(self.task, split), np.asarray(column[:]))
         return replace(self.task, **rows)
