@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from hf_kd import load_task, search_space
 from hf_kd.cli import app
 from hf_kd.experiment import load_config, run_experiment
+from hf_kd.experiment.build import build_task
 from hf_kd.registry import ConfigError
 from hf_kd.teacher import FrozenTeacher
 from hf_kd.tune import SearchSection, TrialRecord, TuneResult, load_search, study, trials, tune
@@ -32,6 +33,16 @@ def teacher(tmp_path_factory):
     classifier("vit", 9, classes=10, **ids).save_pretrained(folder)
     task.processing_class.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _load_once(monkeypatch, loaded={}):  # noqa: B006 - kept between tests: reading the digits is half of a short search
+    def build(config):
+        key = config.data.model_dump_json()
+        loaded[key] = loaded.get(key) or build_task(config)
+        return loaded[key]
+
+    monkeypatch.setattr(trials, "build_task", build)
 
 
 @pytest.fixture
