@@ -7,7 +7,7 @@ from tiny import build_trainer, classifier, examples, table, weights
 from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 
-from hf_kd import DistillationObjective, KDLoss
+from hf_kd import METHODS, DistillationObjective, KDLoss
 from hf_kd.metrics import classification_metrics
 from hf_kd.registry import ConfigError
 from hf_kd.search_space import SearchSpace
@@ -138,6 +138,22 @@ def test_equal_trials_have_equal_values_and_that_of_a_plain_run(tmp_path):
     trainer.args.learning_rate = 0.1
     trainer.train()
     assert trainer.evaluate()["eval_loss"] == values[0]
+
+
+def test_what_a_trial_does_not_set_is_as_the_user_set_it(tmp_path):
+    """In a space with conditions, a trial must not go on with what another one drew."""
+    trainer, diary = searcher(tmp_path, method_kwargs={"temperature": 3.0})
+    spaces = [{"method.temperature": 8.0, "learning_rate": 0.2, "method.ce_weight": 5.0}, {"seed": 1}]
+    trainer.hyperparameter_search(lambda trial: spaces[trial.number], n_trials=2)
+    second = diary.trials[1]
+    assert second["arguments"] == {
+        "learning_rate": 0.1,
+        "seed": 1,
+        "method": "kd",
+        "method_kwargs": {"temperature": 3.0},
+    }
+    assert second["objective"].ce_weight == METHODS["kd"].default.values["ce_weight"]
+    assert second["objective"].losses[0].temperature.temperature == 3.0
 
 
 def test_the_teachers_metrics_do_not_change_what_is_compared(tmp_path):

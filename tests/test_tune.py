@@ -205,6 +205,7 @@ def test_a_search_that_broke_off_goes_on_as_if_it_had_not(given, monkeypatch):
     result = tune(given, search(trials=3))
     assert len(calls) == 4
     assert [t.parameters for t in result.trials] == [t.parameters for t in whole.trials]
+    assert len({t.parameters["training.learning_rate"] for t in whole.trials}) == 3
     assert [t.validation for t in result.trials] == [t.validation for t in whole.trials]
     more = tune(given, search(trials=4))
     assert len(calls) == 5
