@@ -421,3 +421,13 @@ def test_bad_input_ends_with_code_2(given, tmp_path):
     shown = CliRunner().invoke(app, ["tune", write(tmp_path, given, search(metric="acuracy"))])
     assert shown.exit_code == 2
     assert "search.metric" in shown.stderr
+
+
+def test_an_interruption_says_how_to_go_on(given, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trials.Trials, "run", interrupted)
+    shown = CliRunner().invoke(app, ["tune", write(tmp_path, given, search())])
+    assert shown.exit_code == 130
+    assert shown.stderr.strip().endswith("the same command goes on after them.")
