@@ -14,6 +14,7 @@ from rich.console import Console
 from .. import __version__
 
 FAILED, REFUSED = 1, 2
+RESUME = "Resume from the last checkpoint with training.resume_from_checkpoint=true."
 
 app = typer.Typer(
     name="hf-kd",
@@ -42,8 +43,14 @@ def say(line: str = "", *, stderr: bool = False) -> None:
 
 
 @contextmanager
-def reported(debug: bool, what: str = "CONFIG") -> Iterator[None]:
-    """Turn what a command raises into words and an exit code: 2 for wrong input, 1 for a run that failed."""
+def reported(debug: bool, what: str = "CONFIG", resume: str = RESUME) -> Iterator[None]:
+    """Turn what a command raises into words and an exit code: 2 for wrong input, 1 for a run that failed.
+
+    Args:
+        debug: Show the traceback.
+        what: The input that may be wrong.
+        resume: How to go on after an interruption.
+    """
     from ..registry import ConfigError
 
     try:
@@ -57,7 +64,7 @@ def reported(debug: bool, what: str = "CONFIG") -> Iterator[None]:
             traceback.print_exc()
         raise typer.Exit(REFUSED) from error
     except KeyboardInterrupt as error:
-        say("Interrupted. Resume from the last checkpoint with training.resume_from_checkpoint=true.", stderr=True)
+        say(f"Interrupted. {resume}", stderr=True)
         raise typer.Exit(130) from error
     except Exception as error:  # whatever goes wrong in a run ends in one line, or in the traceback on request
         if debug:

@@ -49,12 +49,17 @@ def with_best_metric(config: ExperimentConfig, args: DistillationTrainingArgumen
     return config.model_copy(update={"training": {**given, **chosen}})
 
 
-def _check_known(named: str, args: DistillationTrainingArguments, task: Task) -> None:
-    """The Trainer would only notice after the first evaluation."""
+def reported_metrics(args: DistillationTrainingArguments, task: Task) -> list[str]:
+    """What an evaluation on these data reports."""
     compute = task.compute_metrics
     top_k = getattr(compute, "top_k", None)
     known = ["loss", *compute.names, *([f"top_{top_k}_accuracy"] if top_k else [])]
-    known += OF_THE_TEACHER if args.evaluate_with_teacher else ()
+    return [*known, *(OF_THE_TEACHER if args.evaluate_with_teacher else ())]
+
+
+def _check_known(named: str, args: DistillationTrainingArguments, task: Task) -> None:
+    """The Trainer would only notice after the first evaluation."""
+    known = reported_metrics(args, task)
     if named.removeprefix("eval_") in known:
         return
     hint = suggestion(named.removeprefix("eval_"), known)

@@ -208,17 +208,40 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> ExperimentCo
     Raises:
         ConfigError: Every problem found, each with its path, before any model or data set is touched.
     """
+    return parse_config(*load_mapping(path, overrides))
+
+
+def load_mapping(
+    path: str | Path, overrides: Iterable[str] = (), added: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """What a YAML file holds after the overrides, unchecked, and what is wrong with the overrides.
+
+    Args:
+        path: The file.
+        overrides: As for `load_config`.
+        added: Further sections, which overrides reach too.
+
+    Raises:
+        ConfigError: The file cannot be read, or has references or values that are not there.
+    """
     config = _read(path)
+    config.update(added or {})
     problems = [problem for text in overrides for problem in _override(config, text)]
     try:
         OmegaConf.resolve(config)
         missing = [f"{key}: has no value yet. Give it as {key}=..." for key in sorted(OmegaConf.missing_keys(config))]
         if missing:
             raise ConfigError(problems + missing)
-        mapping = OmegaConf.to_container(config)
+        return OmegaConf.to_container(config), problems
     except OmegaConfBaseException as error:
         raise ConfigError([*problems, f"{error.full_key or path}: {_first_line(error)}."]) from error
-    return parse_config(mapping, problems)
+
+
+def with_values(mapping: Mapping[str, Any], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """`mapping` with values set by path, as overrides set them, and what is wrong with that; for `parse_config`."""
+    config = OmegaConf.create(copy.deepcopy(dict(mapping)))
+    problems = [problem for key, value in values.items() for problem in _set(config, key, value)]
+    return OmegaConf.to_container(config), problems
 
 
 def parse_config(mapping: Mapping[str, Any], problems: Sequence[str] = ()) -> ExperimentConfig:
@@ -269,16 +292,28 @@ def _read(path: str | Path) -> DictConfig:
 def _override(config: DictConfig, text: str) -> list[str]:
     """Apply one override in place; the problems with it."""
     key, equals, value = text.partition("=")
-    parts = key.replace("[", ".").replace("]", "").split(".")
-    if not equals or not all(part and part == part.strip() for part in parts):
+    if not equals or not all(part and part == part.strip() for part in _parts(key)):
         return [f"{text}: an override has the form key=value, e.g. training.learning_rate=1e-4."]
+    try:
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
+    except YAMLError as error:
+        return [f"{key}: {value!r} is not valid YAML: {getattr(error, 'problem', None) or error}."]
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        return [f"{key}: cannot be set: {_first_line(error)}."]
+    return _set(config, key, parsed)
+
+
+def _parts(key: str) -> list[str]:
+    return key.replace("[", ".").replace("]", "").split(".")
+
+
+def _set(config: DictConfig, key: str, value: Any) -> list[str]:
+    """Put a value at a path, in place; the problems with it."""
+    parts = _parts(key)
     if parts[0] == "method" and len(parts) > 1 and isinstance(config.get("method"), str):
         config.method = {"name": config.method}
     try:
-        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]
-        OmegaConf.update(config, ".".join(parts), parsed, merge=False)
-    except YAMLError as error:
-        return [f"{key}: {value!r} is not valid YAML: {getattr(error, 'problem', None) or error}."]
+        OmegaConf.update(config, ".".join(parts), value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         return [f"{key}: cannot be set: {_first_line(error)}."]
     return []
@@ -317,6 +352,8 @@ def _real_path(loc: Sequence[str | int], given: Any, kind: str) -> list[str | in
 
 def _problem(schema: type[BaseModel], path: Sequence[str | int], item: Mapping[str, Any]) -> tuple[str, Any]:
     """The words for one pydantic error, and the value to quote (a sentinel of its own if there is none)."""
+    if item["type"] == "extra_forbidden" and path == ["search"]:
+        return "this section is for `hf-kd tune`, which trains many students. Leave it out for one run.", _NOTHING
     if item["type"] in ("extra_forbidden", "invalid_key"):
         return f"unknown key.{nearest(path[-1], _fields(schema, path[:-1]))}", _NOTHING
     if item["type"] == "missing":

@@ -118,9 +118,9 @@ def run_experiment(
     asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
     student, teacher, models = _models(config, task)
-    side = teacher_side(config, teacher, student, task, _teacher_splits(args))
+    side = teacher_side(config, teacher, student, task, teacher_splits(args))
     task = side.task
-    trainer = _trainer(config, args, side, student, teacher, callbacks)
+    trainer = build_trainer(config, args, side, student, teacher, callbacks)
     trainer.pulled = pulled(config, task, side)
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
@@ -129,7 +129,7 @@ def run_experiment(
         _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
     output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
     best = best_model(asked, trainer)
-    validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
+    validation, test = (scores_on(trainer, rows) for rows in (task.validation, task.test))
     _write_per_class(trainer, task, folder)
     trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
     trainer.save_state()
@@ -159,7 +159,7 @@ def run_experiment(
     return result
 
 
-def _trainer(
+def build_trainer(
     config: ExperimentConfig,
     args: DistillationTrainingArguments,
     side: TeacherSide,
@@ -199,7 +199,7 @@ def _stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
     return stored_teacher(config.data.path) if is_stored else None
 
 
-def _teacher_splits(args: DistillationTrainingArguments) -> tuple[str, ...]:
+def teacher_splits(args: DistillationTrainingArguments) -> tuple[str, ...]:
     """Where the teacher answers."""
     return ("train", "validation", "test") if args.evaluate_with_teacher else ("train",)
 
@@ -251,7 +251,7 @@ def _publish(trainer: DistillationTrainer, folder: Path, result: ExperimentResul
             raise
 
 
-def _metrics(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
+def scores_on(trainer: DistillationTrainer, rows: Any) -> dict[str, float]:
     """The scores on `rows`, without the Trainer's prefix and timings."""
     prefix = "eval_"
     timings = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")

@@ -14,7 +14,7 @@ from transformers import EvalPrediction
 
 from ..functional import IGNORE_INDEX, MULTI_LABEL, SINGLE_LABEL
 from ..registry import suggestion
-from .reduction import labelled_rows, reduce_logits
+from .reduction import NonFiniteScoresError, labelled_rows, reduce_logits
 from .scores import (
     Accuracy,
     BinaryF1,
@@ -213,7 +213,7 @@ def _some(outputs: np.ndarray, kept: np.ndarray) -> np.ndarray:
         )
     bad = int((~np.isfinite(outputs[kept])).any(axis=1).sum())
     if bad:
-        raise ValueError(
+        raise NonFiniteScoresError(
             f"`compute_metrics` got NaN or infinite outputs in {bad} of {int(kept.sum())} rows: the model has "
             "diverged or overflowed; look at its training loss, and at fp16 if it is on."
         )

@@ -11,6 +11,10 @@ from ..functional import IGNORE_INDEX
 NUM_BINS = 15
 
 
+class NonFiniteScoresError(ValueError, FloatingPointError):
+    """A model answered with NaN or infinity: wrong input of a metric, and the end of a training that diverged."""
+
+
 def reduce_logits(
     logits: np.ndarray, labels: np.ndarray | None = None, *, top_k: int | None = None
 ) -> dict[str, np.ndarray]:
@@ -143,7 +147,7 @@ def check_logits(who: str, logits: Any) -> np.ndarray:
     array = array.astype(np.float64)
     if np.isnan(array).any() or np.isposinf(array).any() or np.isneginf(array).all(axis=1).any():
         bad = int((~np.isfinite(array)).any(axis=1).sum())
-        raise ValueError(
+        raise NonFiniteScoresError(
             f"`{who}` holds NaN or infinite scores in {bad} of {len(array)} rows: no class can be called the highest. "
             "The model has diverged or overflowed; look at its training loss, and at fp16 if it is on."
         )

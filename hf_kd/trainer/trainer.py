@@ -27,19 +27,19 @@ from ..teacher import FrozenTeacher, resolve_teacher, teacher_logits
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
-from .data import DataTrainer
 from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_shape, check_problem_type, problem_type_of
 from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
+from .search import SearchingTrainer
 from .stopping import add_own_callbacks
 from .teacher_check import TeacherCheck
 from .telemetry import Telemetry, warn_if_saturated
 
 
-class DistillationTrainer(DataTrainer):
+class DistillationTrainer(SearchingTrainer):
     r"""Trains `model` (the student) on its labels and on what `teacher_model` answers.
 
     The loss is a `DistillationObjective`: cross-entropy over the labelled rows plus any distillation losses over all
