@@ -1,15 +1,22 @@
 """Runs that break off in the middle of an epoch, or of a save, and go on as if they had not."""
 
+import shutil
+import sys
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from tiny import assert_same_run, build_trainer, classifier, examples, table
-from transformers import ViTImageProcessor, default_data_collator
+from transformers import TrainerCallback, ViTImageProcessor, default_data_collator
 
+from hf_kd import DistillationTrainer
 from hf_kd.data.augmentation import Augmentation
 from hf_kd.data.processing import ImageTransform
+from hf_kd.trainer.complete import checkpoint_to_resume, defect, last_complete
+from hf_kd.trainer.objective_state import MANIFEST_FILE, STATE_FILE
 
 # --- Random draws on the data's side ---------------------------------------------------------------------------------
 
@@ -151,3 +158,144 @@ def test_augmentations_differ_from_epoch_to_epoch_and_not_between_workers(tmp_pa
     assert len(here) == 4
     assert all((here[i] != here[j]).any() for i in range(4) for j in range(i))
     torch.testing.assert_close(workers, here, rtol=0, atol=0)
+
+
+# --- Checkpoints that are not whole ----------------------------------------------------------------------------------
+
+
+def short_run(folder, resume=None, *, method="ctkd", steps=8, callbacks=(), **overrides):
+    """Eight steps, saved at every second one."""
+    given = {"max_steps": steps, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch", "method": method}
+    rows = table(examples("bert", 12))
+    trainer = build_trainer(folder, classifier("bert", 0), classifier("bert", 9), rows, **{**given, **overrides})
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    return trainer, trainer.train(resume_from_checkpoint=resume)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a short run; copied, never changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    short_run(folder)
+    return folder
+
+
+def cut(path):
+    """Write half of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+BREAKS = {
+    "state missing": lambda folder: (folder / "trainer_state.json").unlink(),
+    "state cut": lambda folder: cut(folder / "trainer_state.json"),
+    "state empty": lambda folder: (folder / "trainer_state.json").write_bytes(b""),
+    "weights cut": lambda folder: cut(folder / "model.safetensors"),
+    "weights empty": lambda folder: (folder / "model.safetensors").write_bytes(b""),
+    "weights missing": lambda folder: (folder / "model.safetensors").unlink(),
+    "optimizer cut": lambda folder: cut(folder / "optimizer.pt"),
+    "scheduler missing": lambda folder: (folder / "scheduler.pt").unlink(),
+    "generators missing": lambda folder: (folder / "rng_state.pth").unlink(),
+    "our tensors cut": lambda folder: cut(folder / STATE_FILE),
+    "our tensors missing": lambda folder: (folder / STATE_FILE).unlink(),
+    "our manifest missing": lambda folder: (folder / MANIFEST_FILE).unlink(),
+    "being written": lambda folder: (folder / "checkpoint-is-incomplete.txt").write_text("in progress"),
+    "nothing in it": lambda folder: [path.unlink() for path in folder.iterdir()],
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_half_written_checkpoint_is_never_the_last_one(name, finished, tmp_path):
+    """The highest number is the one that the run was killed in: resuming there ends in an unpickling error, or worse,
+    goes on without the optimizer and says nothing."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    broken = folder / "checkpoint-8"
+    BREAKS[name](broken)
+    last, defects = last_complete(folder)
+    assert last == folder / "checkpoint-6"
+    assert list(defects) == [broken]
+    with pytest.raises(ValueError, match=r"(cannot go on from there|cannot read).*last whole one.*checkpoint-6"):
+        checkpoint_to_resume(broken, str(folder), is_writer=True)
+    assert checkpoint_to_resume(True, str(folder), is_writer=False) == str(last)
+    assert broken.exists()
+    assert checkpoint_to_resume(True, str(folder), is_writer=True) == str(last)
+    assert not broken.exists()
+
+
+def test_passing_over_a_checkpoint_is_said_and_the_run_ends_the_same(finished, tmp_path, caplog):
+    """Whoever starts a run again each night should read what was lost, once, and find the same student."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    BREAKS["weights cut"](folder / "checkpoint-8")
+    resumed = short_run(folder, True)
+    assert "checkpoint-8 is not whole (cannot read `model.safetensors`" in caplog.text
+    assert_same_run(resumed, short_run(tmp_path / "whole"))
+
+
+def test_only_half_written_checkpoints_are_refused_in_words(finished, tmp_path):
+    """Starting over in silence would cost a night; so does a KeyError."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for path in folder.glob("checkpoint-*"):
+        BREAKS["state missing"](path)
+    with pytest.raises(ValueError, match=r"holds no whole checkpoint \(checkpoint-8: `trainer_state.json`"):
+        short_run(folder, True)
+    with pytest.raises(ValueError, match="there is no such folder"):
+        short_run(folder, folder / "checkpoint-10")
+
+
+def test_a_checkpoint_without_optimizer_is_used_only_if_there_is_no_other(tmp_path):
+    """One of `save_only_model` looks like one that is half deleted."""
+    short_run(tmp_path, method="kd", save_only_model=True, steps=4)
+    assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
+    short_run(tmp_path, True, method="kd", steps=6)
+    assert last_complete(tmp_path) == (tmp_path / "checkpoint-6", {})
+    (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
+    assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
+
+
+@pytest.mark.parametrize("keep", [{"save_total_limit": 1}, {"save_total_limit": 1, "save_only_model": True}], ids=str)
+def test_at_every_moment_of_a_save_there_is_a_whole_checkpoint(keep, tmp_path):
+    """Old checkpoints are deleted too: one must not go before the new one is whole."""
+    seen, is_saving = [], False
+
+    def look(event, arguments):  # at every file that is opened or removed
+        nonlocal is_saving
+        if is_saving and str(tmp_path) in str(arguments[:1]):
+            is_saving = False
+            seen.append(last_complete(tmp_path)[0])
+            is_saving = True
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            nonlocal is_saving
+            is_saving = state.global_step > 2
+
+        def on_save(self, args, state, control, **kwargs):
+            nonlocal is_saving
+            is_saving = False
+
+    sys.addaudithook(look)
+    short_run(tmp_path, method="kd", callbacks=[Watch()], **keep)
+    assert len(seen) > 30
+    assert None not in seen
+    assert {path.name for path in seen} == {f"checkpoint-{step}" for step in (2, 4, 6, 8)}
+
+
+def test_a_save_over_an_older_run_s_checkpoint_is_not_whole_before_its_end(finished, tmp_path, monkeypatch):
+    """Resumed from 4, the run comes to 6 again: half of the new files beside half of the old ones look complete."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    during = []
+    original = DistillationTrainer._save_optimizer_and_scheduler
+
+    def saving(self, output_dir):
+        during.append(defect(Path(output_dir)))
+        original(self, output_dir)
+
+    monkeypatch.setattr(DistillationTrainer, "_save_optimizer_and_scheduler", saving)
+    short_run(folder, str(folder / "checkpoint-4"))
+    assert len(during) == 2
+    assert all("trainer_state.json" in wrong for wrong in during)

@@ -1,16 +1,18 @@
 """What a training run writes to its checkpoints beside the student, and how it comes back."""
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from ..heads import folded, raw_parts, reset, restore
 from ..teacher import FrozenTeacher
 from . import checks
+from .complete import checkpoint_to_resume, clear
 from .hub import HubTrainer
 from .objective_state import describe, read_checkpoint, write_checkpoint
 from .student_weights import is_plain_checkpoint, restore_weights
@@ -33,12 +35,43 @@ class CheckpointingTrainer(HubTrainer):
     the layer's raw weights are in our state file, from which a resumed run takes them.
     """
 
+    def train(
+        self, resume_from_checkpoint: bool | str | PathLike | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """As in `Trainer`; True is the last checkpoint that is whole, and one that is not is refused.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the last whole one in `output_dir`; half-written ones
+                after it are deleted.
+            *args: As in `Trainer`.
+            **kwargs: As in `Trainer`.
+
+        Raises:
+            ValueError: The checkpoint is not whole, or belongs to another run.
+        """
+        resume = resume_from_checkpoint or None
+        if resume is not None:
+            resume = checkpoint_to_resume(resume, self.args.output_dir, is_writer=self.args.should_save)
+        return super().train(resume, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As in `Trainer`; what follows, the state and the end of older checkpoints, waits for every process."""
+        super()._save_rng_state(output_dir)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run."""
+        """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run.
+
+        The Trainer writes its state last, and then deletes older checkpoints: a run that is killed in between has one
+        that is whole.
+        """
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self._telemetry is not None:
             self._telemetry.raise_if_non_finite(self.accelerator, self._last_saved)
             checks.check_weights(model, self.accelerator, self.state.global_step, self._last_saved)
+        if self.args.should_save:
+            clear(folder)  # before what follows, at which processes meet
         if self._telemetry is not None and not self.args.save_only_model:
             tensors = {
                 **self._objective_state.state(),
