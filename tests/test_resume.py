@@ -1,10 +1,14 @@
 """Runs that break off in the middle of an epoch, or of a save, and go on as if they had not."""
 
+import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import datasets
+import kill_loop
 import numpy as np
 import pytest
 import torch
@@ -299,3 +303,34 @@ def test_a_save_over_an_older_run_s_checkpoint_is_not_whole_before_its_end(finis
     short_run(folder, str(folder / "checkpoint-4"))
     assert len(during) == 2
     assert all("trainer_state.json" in wrong for wrong in during)
+
+
+# --- Killed over and over --------------------------------------------------------------------------------------------
+
+
+def killed(folder, kind, kills, seed):
+    """What `kill_loop.py` found."""
+    script = Path(__file__).with_name("kill_loop.py")
+    command = [sys.executable, str(script), str(folder), kind, str(kills), str(seed)]
+    paths = [str(script.parent), str(script.parent.parent), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["code"], result["differing"]) == (0, []), (result, done.stderr[-2000:])
+    assert result["kills"] >= kills
+    return result
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_run_killed_twenty_times_ends_as_if_left_alone(tmp_path):
+    """SIGKILL gives no chance to tidy up: in a step, in a save, or before the first step."""
+    killed(tmp_path, "ctkd", 20, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.parametrize("kind", kill_loop.KINDS)
+def test_a_run_of_every_kind_survives_fifty_kills(kind, tmp_path):
+    """What each kind learns beside the student must be in what a killed run goes on from."""
+    assert killed(tmp_path, kind, 50, 1)["half_written"] > 0
