@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import assert_same_run, build_trainer, classifier, examples, table
 from transformers import TrainerCallback, ViTImageProcessor, default_data_collator
 
-from hf_kd import DistillationTrainer
+from hf_kd import DistillationTrainer, LabelMap
 from hf_kd.data.augmentation import Augmentation
 from hf_kd.data.processing import ImageTransform
 from hf_kd.trainer.complete import checkpoint_to_resume, defect, last_complete
@@ -44,6 +44,9 @@ class Augmented:
     def __init__(self):
         self.transform = ImageTransform(PROCESSOR, augmentation=Augmentation("crop_flip", PROCESSOR))
 
+    def __repr__(self):
+        return repr(self.transform)
+
     def __call__(self, batch):
         return self.transform(_open(batch))
 
@@ -70,7 +73,7 @@ class Stream(torch.utils.data.IterableDataset):
             yield {**row, "pixel_values": pixels.flip(-1) if torch.rand(()) < 0.5 else pixels}
 
 
-def image_run(folder, seed, resume=None, *, rows=None, collator=default_data_collator, **overrides):
+def image_run(folder, seed, resume=None, *, rows=None, collator=default_data_collator, mixing=None, **overrides):
     """Three epochs of a student with dropout on images that are changed at random."""
     student = classifier("vit", seed, hidden_dropout_prob=0.1)
     rows = pictures().with_transform(Augmented()) if rows is None else rows
@@ -85,7 +88,8 @@ def image_run(folder, seed, resume=None, *, rows=None, collator=default_data_col
         "save_steps": SAVED_AT,
         **overrides,
     }
-    trainer = build_trainer(folder, student, classifier("vit", 9), rows, trainer={"data_collator": collator}, **given)
+    parts = {"data_collator": collator, "mixing": mixing}
+    trainer = build_trainer(folder, student, classifier("vit", 9), rows, trainer=parts, **given)
     return trainer, trainer.train(resume_from_checkpoint=resume)
 
 
@@ -303,6 +307,115 @@ def test_a_save_over_an_older_run_s_checkpoint_is_not_whole_before_its_end(finis
     short_run(folder, str(folder / "checkpoint-4"))
     assert len(during) == 2
     assert all("trainer_state.json" in wrong for wrong in during)
+
+
+# --- Another run's checkpoint ----------------------------------------------------------------------------------------
+
+
+def other_teacher():
+    """One of the same architecture and name, trained anew: of its 40 tensors one differs."""
+    teacher = classifier("bert", 9)
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(1.001)
+    return teacher
+
+
+def sameness(folder, resume=None, *, teacher=None, rows=None, trainer=None, **overrides):
+    """Four steps of a run that is resumed as it was, but for one thing."""
+    given = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "kd_weight": 0.9}
+    rows = table(examples("bert", 12)) if rows is None else rows
+    student, teacher = classifier("bert", 0), teacher or classifier("bert", 9)
+    built = build_trainer(folder, student, teacher, rows, trainer=trainer, **{**given, **overrides})
+    built.train(resume_from_checkpoint=resume)
+    return built
+
+
+def turned(rows, first):
+    """The same rows in another order from `first` on."""
+    return table(rows[:first] + rows[first:][::-1])
+
+
+@pytest.fixture(scope="module")
+def plain_run(tmp_path_factory):
+    """A checkpoint to resume."""
+    folder = tmp_path_factory.mktemp("plain")
+    sameness(folder)
+    return str(folder / "checkpoint-2")
+
+
+NAMED = LabelMap.from_dict(
+    {
+        "teacher_labels": [f"LABEL_{i}" for i in range(5)],
+        "student_labels": [f"LABEL_{i}" for i in range(5)],
+        "groups": [[1], [0], [2], [3], [4]],
+        "by": "given",
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "named"),
+    [
+        ({"teacher": other_teacher}, "teacher.weights"),
+        ({"trainer": lambda: {"label_map": NAMED}}, "label_map"),
+        ({"rows": lambda: table(examples("bert", 11))}, r"data.rows 12 \(now: 11\)"),
+        ({"rows": lambda: table(examples("bert", 12, seed=1))}, "data.digest"),
+        ({"rows": lambda: turned(examples("bert", 12), 2)}, "data.digest"),
+        ({"rows": lambda: table(examples("bert", 12)).add_column("idx", list(range(12)))}, "data.columns"),
+        (
+            {"rows": lambda: table(examples("bert", 12)).with_transform(dict)},
+            "data.transform None .now: builtins",
+        ),
+        ({"temperature_momentum": lambda: 0.5}, r"settings.temperature_momentum 0.9 \(now: 0.5\)"),
+        ({"label_smoothing_factor": lambda: 0.1}, "settings.label_smoothing_factor"),
+        ({"seed": lambda: 7}, "settings.seed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_another_run_does_not_resume_a_checkpoint_unless_told(now, named, plain_run, tmp_path, caplog):
+    """Half of a run with one teacher and half with another is a student nobody can explain."""
+    now = {key: make() for key, make in now.items()}
+    with pytest.raises(ValueError, match=f"belongs to another run: .*{named}.*resume_with_changes=True"):
+        sameness(tmp_path, plain_run, **now)
+    caplog.clear()
+    assert sameness(tmp_path, plain_run, resume_with_changes=True, **now).state.global_step == 4
+    assert "belongs to another run" in caplog.text
+
+
+def test_the_same_run_resumes_from_wherever_its_parts_lie(tmp_path, caplog):
+    """A moved folder, another order of the columns or a teacher of another name is no other run."""
+    for name in ("here", "there"):
+        classifier("bert", 9).save_pretrained(tmp_path / name)
+    sameness(tmp_path / "run", teacher=str(tmp_path / "here"))
+    rows = [dict(reversed(row.items())) for row in examples("bert", 12)]
+    given = {"teacher": str(tmp_path / "there"), "rows": table(rows), "per_device_eval_batch_size": 2}
+    sameness(tmp_path / "run", str(tmp_path / "run" / "checkpoint-2"), **given)
+    assert "another run" not in caplog.text
+
+
+def test_mixing_and_augmentation_are_part_of_a_run(tmp_path):
+    """A checkpoint of a run with CutMix would go on without, and its record says what was never done."""
+    image_run(tmp_path, 0, max_steps=8)
+    checkpoint = str(tmp_path / f"checkpoint-{SAVED_AT}")
+    plain = pictures().with_transform(lambda batch: ImageTransform(PROCESSOR)(_open(batch)))
+    with pytest.raises(ValueError, match=r"data.transform .*crop_flip.* \(now: .*lambda"):
+        image_run(tmp_path, 0, checkpoint, max_steps=8, rows=plain)
+    with pytest.raises(ValueError, match=r"mixing None \(now: Mixing\(mixup=0.2"):
+        image_run(tmp_path, 0, checkpoint, max_steps=8, mixing={"mixup": 0.2})
+
+
+@pytest.mark.parametrize(
+    "now",
+    [{"method": "ctkd"}, {"method_kwargs": {"temperature": 2.0}}, {"method": "dist"}, {"ce_weight": 0.3}],
+    ids=str,
+)
+def test_told_so_a_run_goes_on_with_another_objective(now, plain_run, tmp_path, caplog):
+    """A temperature changed half-way is a choice; it must not end in a stack trace, nor in a log of the old terms."""
+    with pytest.raises(ValueError, match="saved with another objective.*resume_with_changes=True"):
+        sameness(tmp_path, plain_run, **now)
+    run = sameness(tmp_path, plain_run, resume_with_changes=True, **now)
+    assert run.state.global_step == 4
+    assert "goes on with the new one" in caplog.text
 
 
 # --- Killed over and over --------------------------------------------------------------------------------------------

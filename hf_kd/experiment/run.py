@@ -34,6 +34,7 @@ ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
 TEACHER = "teacher.json"
 PER_CLASS = "per_class.json"
+_RESUMING = ("resume_from_checkpoint", "resume_with_changes")
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,16 @@ def _trainer(
         "student": config.student.revision or "main",
     }
     trainer.stored_teacher = stored_teacher(config)
+    trainer.told = {"data_section": _identity(config, task)}
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
     return trainer
+
+
+def _identity(config: ExperimentConfig, task: Task) -> dict[str, Any]:
+    """What a resumed run must share of the data: the rows by their fingerprint, wherever they lie."""
+    said = config.data.model_dump(exclude={"name", "path", "revision", "metrics"})
+    return {"fingerprint": task.fingerprint, **said}
 
 
 def _teacher_splits(args: DistillationTrainingArguments) -> tuple[str, ...]:
@@ -278,12 +286,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def dump_resolved(config: ExperimentConfig) -> str:
     """`config` as YAML with every default spelled out: itself a configuration, of the same run.
 
-    A resumed run is the run it resumes, so `resume_from_checkpoint` is left out.
+    A resumed run is the run it resumes, so what says how to resume is left out.
     """
     values = config.to_mapping()
     if config.method is not None:
         values["method"] = resolved_method(config.method)
-    given = {key: value for key, value in values.pop("training").items() if key != "resume_from_checkpoint"}
+    given = {key: value for key, value in values.pop("training").items() if key not in _RESUMING}
     defaults = {key: value for key, value in _training_defaults().items() if key not in given}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) + "training:\n"
     for comment, section in (("", given), ("  # Defaults of the installed versions:\n", defaults)):
