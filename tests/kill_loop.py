@@ -10,6 +10,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sys
 import time
@@ -25,6 +26,7 @@ from hf_kd.trainer.complete import checkpoints, defect
 
 STEPS_PER_KILL = 5  # twice as many as a life lasts, on average
 SAVED = 2
+LONGEST_PAUSE = 0.04  # seconds, about what a save and its steps take: how busy the machine is may change
 PATIENCE = 120  # seconds that a child may take
 
 KINDS = {
@@ -155,36 +157,49 @@ def compare(one, other):
     return differing
 
 
+def killed_until_done(folder, kind, steps, kills, draw, pause):
+    """One run, killed up to so often, then left to end.
+
+    Returns:
+        What happened; `code` is that of the last life.
+    """
+    counts = dict.fromkeys(("kills", "half_written", "first_saves"), 0)
+    while counts["kills"] < kills:
+        saves = draw.randrange(3)
+        moment = (b"t" + b"s" * (saves + 1), draw.uniform(0.0, 0.7 * pause))
+        if counts["kills"] % 2:
+            moment = (b"t" + b"s" * saves, draw.uniform(0.0, 1.5 * pause))
+        if counts["kills"] % 10 == 9:
+            moment = (b"", draw.uniform(0.0, 0.2))  # while it starts
+        code = one_life(folder, kind, steps, moment)
+        if code == 3:  # nothing to resume: the first save was killed, and the run begins again
+            counts["first_saves"] += 1
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+            continue
+        if code != -signal.SIGKILL:
+            return counts | {"code": code}
+        counts["kills"] += 1
+        counts["half_written"] += leftovers(folder) > 0
+    return counts | {"code": one_life(folder, kind, steps, None)}
+
+
 def main(folder, kind, kills, seed):
-    """Run the loop."""
+    """Run the loop; a run that ends before it was killed often enough is followed by another."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     folder, draw, steps = Path(folder), random.Random(seed), STEPS_PER_KILL * kills
     began = time.monotonic()
     assert one_life(folder / "whole", kind, steps, None) == 0
-    per_save = max(0.004, (time.monotonic() - began) / (steps // SAVED))
-    done = within_saves = first_saves = 0
-    while done < kills:
-        saves = draw.randrange(3)
-        moment = (b"t" + b"s" * (saves + 1), draw.uniform(0.0, 0.7 * per_save))
-        if done % 2:
-            moment = (b"t" + b"s" * saves, draw.uniform(0.0, 1.5 * per_save))
-        if done % 10 == 9:
-            moment = (b"", draw.uniform(0.0, 0.2))  # while it starts
-        code = one_life(folder / "killed", kind, steps, moment)
-        if code == 3:  # nothing to resume: the first save was killed, and the run begins again
-            first_saves += 1
-            for path in (folder / "killed").glob("checkpoint-*"):
-                path.rename(folder / f"first-{first_saves}")
-            continue
-        if code != -signal.SIGKILL:
-            break
-        done += 1
-        within_saves += leftovers(folder / "killed") > 0
-    code = one_life(folder / "killed", kind, steps, None) if code == -signal.SIGKILL else code
-    result = {"kills": done, "half_written": within_saves, "first_saves": first_saves, "code": code}
-    result |= {"differing": compare(folder / "whole", folder / "killed") if code == 0 else None}
+    pause = min(max(0.004, (time.monotonic() - began) / (steps // SAVED)), LONGEST_PAUSE)
+    result = {"runs": 0, "kills": 0, "half_written": 0, "first_saves": 0, "code": 0, "differing": []}
+    while result["kills"] < kills and result["code"] == 0:
+        result["runs"] += 1
+        ended = folder / f"killed-{result['runs']}"
+        found = killed_until_done(ended, kind, steps, kills - result["kills"], draw, pause)
+        result = {key: value + found.get(key, 0) if key != "differing" else value for key, value in result.items()}
+        result["differing"] += compare(folder / "whole", ended) if found["code"] == 0 else []
     sys.stdout.write(json.dumps(result | {"seconds": round(time.monotonic() - began, 1)}) + "\n")
 
 
