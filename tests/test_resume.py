@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import datasets
@@ -19,6 +21,9 @@ from transformers import TrainerCallback, ViTImageProcessor, default_data_collat
 from hf_kd import DistillationTrainer, LabelMap
 from hf_kd.data.augmentation import Augmentation
 from hf_kd.data.processing import ImageTransform
+from hf_kd.experiment import TrainingStopped, running
+from hf_kd.experiment.running import SaveAtSignal, only_run_in
+from hf_kd.registry import ConfigError
 from hf_kd.trainer.complete import checkpoint_to_resume, defect, last_complete
 from hf_kd.trainer.objective_state import MANIFEST_FILE, STATE_FILE
 
@@ -416,6 +421,81 @@ def test_told_so_a_run_goes_on_with_another_objective(now, plain_run, tmp_path, 
     run = sameness(tmp_path, plain_run, resume_with_changes=True, **now)
     assert run.state.global_step == 4
     assert "goes on with the new one" in caplog.text
+
+
+# --- A process among others ------------------------------------------------------------------------------------------
+
+
+class Terminate(TrainerCallback):
+    """Sends SIGTERM to this process in the third step, as a scheduler does."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same(tmp_path):
+    """A scheduler that moves a job gives it seconds: they must not be lost, nor an unfinished run be scored."""
+    before = signal.getsignal(signal.SIGTERM)
+    given = {"save_steps": 100, "save_strategy": "steps", "max_steps": 8, "method": "ctkd"}
+    rows = table(examples("bert", 12))
+    trainer = build_trainer(tmp_path, classifier("bert", 0), classifier("bert", 9), rows, optim="adamw_torch", **given)
+    trainer.add_callback(Terminate())
+    with pytest.raises(SystemExit) as stopped, SaveAtSignal().watching(trainer):
+        trainer.train()
+    assert (stopped.value.code, type(stopped.value)) == (143, TrainingStopped)
+    assert "after step 3 of 8" in str(stopped.value)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert last_complete(tmp_path) == (tmp_path / "checkpoint-3", {})
+    resumed = short_run(tmp_path, True, save_steps=100)
+    assert_same_run(resumed, short_run(tmp_path / "whole", save_steps=100))
+
+
+def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path, monkeypatch):
+    """Two jobs of one name delete each other's checkpoints; the lock of a dead one must not outlive it."""
+    monkeypatch.setattr(running, "PATIENCE", 0.3)
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with only_run_in(tmp_path / "run"):
+            os.write(write, b"x")
+            time.sleep(60)
+        os._exit(1)
+    os.read(read, 1)
+    with pytest.raises(ConfigError, match="another run is going on in"), only_run_in(tmp_path / "run"):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with only_run_in(tmp_path / "run"):
+        assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    """Found before training, not at the first save."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="output_dir: cannot write to .*Not a directory"):
+        with only_run_in(tmp_path / "file" / "run"):
+            pass
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("inline_container.cc: pos 64")]
+)
+def test_a_full_disk_is_said_and_the_run_resumes_from_before(error, tmp_path, monkeypatch):
+    """torch says "unexpected pos 64 vs 0" then; what is left must not be taken for a checkpoint."""
+    original = DistillationTrainer._save_optimizer_and_scheduler
+
+    def full(self, output_dir):
+        if "checkpoint-4" in output_dir:
+            raise error
+        original(self, output_dir)
+
+    monkeypatch.setattr(DistillationTrainer, "_save_optimizer_and_scheduler", full)
+    said = r"checkpoint-4 could not be written: .* MiB free\).*last whole one is .*checkpoint-2"
+    with pytest.raises(OSError, match=said):
+        short_run(tmp_path)
+    monkeypatch.undo()
+    assert_same_run(short_run(tmp_path, True), short_run(tmp_path / "whole"))
 
 
 # --- Killed over and over --------------------------------------------------------------------------------------------

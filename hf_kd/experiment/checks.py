@@ -252,6 +252,8 @@ def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dic
             section[key] = "no"  # YAML reads a bare `no` as false
         elif isinstance(value, str) and choices and value not in choices:
             problems.append(f"training.{key}: unknown value {value!r}.{suggestion(value, choices)}")
+    if section.get("enable_jit_checkpoint"):
+        problems.append("training.enable_jit_checkpoint: a run saves at SIGTERM anyway, after the step. Remove it.")
     problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
     if not problems:
         problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)

@@ -26,6 +26,7 @@ from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
 from .pulled import pulled
+from .running import SaveAtSignal, only_run_in
 from .student import build_student, provenance, take_over_layers
 from .teacher_side import TeacherSide, checked_teacher, stored_teacher, teacher_side
 
@@ -109,6 +110,7 @@ def run_experiment(
     Raises:
         ConfigError: The configuration is wrong, or what it names cannot be loaded or does not fit together.
         FloatingPointError: The loss became NaN or infinite.
+        TrainingStopped: SIGTERM came; a checkpoint is in `output_dir`. It is a `SystemExit`.
         PushError: The Hub refused the push; everything is in `output_dir`, and the error's `result` is the run's.
     """
     if not isinstance(config, ExperimentConfig):
@@ -125,39 +127,41 @@ def run_experiment(
     trainer.pulled = pulled(config, task, side)
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
-    if args.process_index == 0:
-        found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
-        _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
-    output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
-    best = best_model(asked, trainer)
-    validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
-    _write_per_class(trainer, task, folder)
-    trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
-    trainer.save_state()
-    if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
-        write_merged(student, folder, task.processing_class)
-    result = ExperimentResult(
-        output_dir=config.output_dir,
-        method=(config.method or {}).get("name"),
-        seed=config.seed,
-        validation=validation,
-        test=test,
-        student_parameters=plain_parameters(student),
-        teacher_parameters=None if teacher in (None, SELF) else teacher.num_parameters(),
-        train_rows=task.num_train_rows,
-        labelled_rows=task.num_labelled,
-        train_steps=output.global_step,
-        train_seconds=round(output.metrics["train_runtime"], 3),
-        total_seconds=round(time.perf_counter() - started, 3),
-        data=config.data.name or config.data.path,
-        data_fingerprint=task.fingerprint,
-        data_description=task.description,
-        metric=task.metric,
-        student_initialised=models["student"].get("initialised"),
-        best_model=best,
-    )
-    _publish(trainer, folder, result)
-    return result
+    with only_run_in(folder, args.process_index == 0):
+        if args.process_index == 0:
+            found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
+            _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
+        with SaveAtSignal().watching(trainer):
+            output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
+        best = best_model(asked, trainer)
+        validation, test = (_metrics(trainer, rows) for rows in (task.validation, task.test))
+        _write_per_class(trainer, task, folder)
+        trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
+        trainer.save_state()
+        if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
+            write_merged(student, folder, task.processing_class)
+        result = ExperimentResult(
+            output_dir=config.output_dir,
+            method=(config.method or {}).get("name"),
+            seed=config.seed,
+            validation=validation,
+            test=test,
+            student_parameters=plain_parameters(student),
+            teacher_parameters=None if teacher in (None, SELF) else teacher.num_parameters(),
+            train_rows=task.num_train_rows,
+            labelled_rows=task.num_labelled,
+            train_steps=output.global_step,
+            train_seconds=round(output.metrics["train_runtime"], 3),
+            total_seconds=round(time.perf_counter() - started, 3),
+            data=config.data.name or config.data.path,
+            data_fingerprint=task.fingerprint,
+            data_description=task.description,
+            metric=task.metric,
+            student_initialised=models["student"].get("initialised"),
+            best_model=best,
+        )
+        _publish(trainer, folder, result)
+        return result
 
 
 def _trainer(

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..heads import folded, raw_parts, reset, restore
 from ..teacher import FrozenTeacher
 from . import checks
-from .complete import checkpoint_to_resume, clear
+from .complete import checkpoint_to_resume, clear, write_errors_in_words
 from .hub import HubTrainer
 from .identity import differences, identity
 from .objective_state import GO_ON, describe, read_checkpoint, write_checkpoint
@@ -96,6 +96,11 @@ class CheckpointingTrainer(HubTrainer):
         that is whole.
         """
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with write_errors_in_words(folder, self._last_saved):
+            self._write_all(model, trial, folder)
+        self._last_saved = str(folder)
+
+    def _write_all(self, model: nn.Module, trial: Any, folder: Path) -> None:
         if self._telemetry is not None:
             self._telemetry.raise_if_non_finite(self.accelerator, self._last_saved)
             checks.check_weights(model, self.accelerator, self.state.global_step, self._last_saved)
@@ -122,7 +127,6 @@ class CheckpointingTrainer(HubTrainer):
             if self.args.should_save:
                 write_checkpoint(folder, tensors, manifest)
         super()._save_checkpoint(model, trial)
-        self._last_saved = str(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """As in `Trainer`; the student's last layer is saved with the serialisation layer in it."""

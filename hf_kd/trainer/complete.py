@@ -4,9 +4,12 @@ import json
 import re
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import (
     ADAPTER_SAFE_WEIGHTS_NAME,
@@ -181,3 +184,33 @@ def clear(folder: Path) -> None:
     for path in folder.iterdir():
         if path.name != UNFINISHED:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def write_errors_in_words(folder: Path, last_saved: str | None) -> Iterator[None]:
+    """Say that a checkpoint could not be written, and why, whatever library found out.
+
+    Raises:
+        OSError: It could not be written: the disk is full, say, or may not be written to.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        is_writing = isinstance(error, (OSError, SafetensorError)) or "inline_container" in str(
+            error
+        )  # torch's archives
+        if not is_writing:
+            raise
+        kept = f" The last whole one is {last_saved}." if last_saved else ""
+        free = _free(folder)
+        raise OSError(
+            f"the checkpoint {folder} could not be written: {' '.join(str(error).split())}"
+            f"{'' if free is None else f' ({free})'}.{kept} Make room, or keep fewer (`save_total_limit`), and resume."
+        ) from error
+
+
+def _free(folder: Path) -> str | None:
+    for place in (folder, *folder.parents):
+        if place.exists():
+            return f"{shutil.disk_usage(place).free / 2**20:,.0f} MiB free"
+    return None
