@@ -473,9 +473,9 @@ def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path, monkey
 def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
     """Found before training, not at the first save."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="output_dir: cannot write to .*Not a directory"):
-        with only_run_in(tmp_path / "file" / "run"):
-            pass
+    said = "output_dir: cannot write to .*Not a directory"
+    with pytest.raises(ConfigError, match=said), only_run_in(tmp_path / "file" / "run"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -196,10 +196,8 @@ def write_errors_in_words(folder: Path, last_saved: str | None) -> Iterator[None
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        is_writing = isinstance(error, (OSError, SafetensorError)) or "inline_container" in str(
-            error
-        )  # torch's archives
-        if not is_writing:
+        of_torch = isinstance(error, RuntimeError) and "inline_container" in str(error)  # its archives
+        if not of_torch and not isinstance(error, (OSError, SafetensorError)):
             raise
         kept = f" The last whole one is {last_saved}." if last_saved else ""
         free = _free(folder)
