@@ -80,7 +80,8 @@ class CheckpointingTrainer(HubTrainer):
         """
         resume, self._known_identity = resume_from_checkpoint or None, None
         if resume is not None:
-            resume = checkpoint_to_resume(resume, self.args.output_dir, is_writer=self.args.should_save)
+            meet = self.accelerator.wait_for_everyone
+            resume = checkpoint_to_resume(resume, self.args.output_dir, is_writer=self.args.should_save, meet=meet)
         return super().train(resume, *args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:

@@ -4,10 +4,11 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -129,7 +130,9 @@ def last_complete(folder: str | PathLike) -> tuple[Path | None, dict[Path, str]]
     return (without[0] if without else None), defects
 
 
-def checkpoint_to_resume(resume: bool | str | PathLike, output_dir: str, *, is_writer: bool) -> str:
+def checkpoint_to_resume(
+    resume: bool | str | PathLike, output_dir: str, *, is_writer: bool, meet: Callable[[], Any] = lambda: None
+) -> str:
     """The checkpoint that `train(resume_from_checkpoint=...)` means.
 
     Half-written ones that come after the last whole one are said and deleted: nothing can be done with them, and the
@@ -139,6 +142,7 @@ def checkpoint_to_resume(resume: bool | str | PathLike, output_dir: str, *, is_w
         resume: A checkpoint, or True for the last whole one.
         output_dir: Where the run's checkpoints are.
         is_writer: Whether this process deletes.
+        meet: Waits until every process has looked.
 
     Raises:
         ValueError: It is not whole, or there is none.
@@ -154,6 +158,7 @@ def checkpoint_to_resume(resume: bool | str | PathLike, output_dir: str, *, is_w
             raise ValueError(f"{owner} {cannot}.{_instead(folder)}")
         return str(folder)
     last, defects = last_complete(output_dir)
+    meet()
     if last is None:
         raise ValueError(f"`train(resume_from_checkpoint=True)`: {none_in(output_dir, defects)}")
     for path, wrong in defects.items():
