@@ -52,6 +52,8 @@ class DistillationTrainingArguments(TrainingArguments):
         early_stopping_patience: Stop after so many evaluations in a row without a better `metric_for_best_model` (the
             loss, where none is named). None: never. A resumed run goes on counting.
         early_stopping_threshold: By how much, >= 0, a better value must be better to count.
+        resume_with_changes: Go on from a checkpoint of a run with another teacher, label map, objective or data, or
+            other mixing. What differs is said; by default it is refused.
         logging_nan_inf_filter: Off: the filter syncs on every micro-batch and hides NaN. The trainer stops instead.
     """
 
@@ -87,6 +89,9 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     early_stopping_threshold: float = field(
         default=0.0, metadata={"help": "By how much a better value must be better to count."}
+    )
+    resume_with_changes: bool = field(
+        default=False, metadata={"help": "Resume although teacher, objective or data are not what they were."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Off: a non-finite loss stops the run."})
 

@@ -12,13 +12,13 @@ from tiny import (
     FROZEN,
     LogitTable,
     Rows,
+    assert_same_run,
     build_trainer,
     classifier,
     examples,
     table,
     train,
     weights,
-    without_times,
 )
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
@@ -202,21 +202,6 @@ def long_run(folder, seed, resume=None, *, saved_at=SAVED_AT, dropout=0.1, **ove
     rows = table(examples("bert", ROWS, "mixed"))
     trainer = build_trainer(folder, student, classifier("bert", 9), rows, **{**given, **overrides})
     return trainer, trainer.train(resume_from_checkpoint=resume)
-
-
-def assert_same_run(resumed, whole):
-    """Bit for bit: weights, both optimizers, temperatures, records and the run's mean loss."""
-    (resumed, resumed_output), (whole, whole_output) = resumed, whole
-    torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
-    torch.testing.assert_close(
-        dict(resumed.objective.state_dict()), dict(whole.objective.state_dict()), rtol=0, atol=0
-    )
-    mine, other = (t.optimizer.state_dict()["state"] for t in (resumed, whole))
-    torch.testing.assert_close(mine, other, rtol=0, atol=0)
-    mine, other = (t._objective_state.state() for t in (resumed, whole))
-    torch.testing.assert_close(mine, other, rtol=0, atol=0)
-    assert without_times(resumed.state.log_history) == without_times(whole.state.log_history)
-    assert resumed_output.training_loss == whole_output.training_loss
 
 
 @pytest.mark.parametrize(

@@ -276,3 +276,18 @@ def relative_difference(actual, expected):
 def without_times(records):
     """Log records without what a clock decides."""
     return [{k: v for k, v in record.items() if not any(part in k for part in TIMES)} for record in records]
+
+
+def assert_same_run(resumed, whole):
+    """Bit for bit: weights, both optimizers, temperatures, records and the run's mean loss."""
+    (resumed, resumed_output), (whole, whole_output) = resumed, whole
+    torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
+    torch.testing.assert_close(
+        dict(resumed.objective.state_dict()), dict(whole.objective.state_dict()), rtol=0, atol=0
+    )
+    mine, other = (t.optimizer.state_dict()["state"] for t in (resumed, whole))
+    torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    mine, other = (t._objective_state.state() for t in (resumed, whole))
+    torch.testing.assert_close(mine, other, rtol=0, atol=0)
+    assert without_times(resumed.state.log_history) == without_times(whole.state.log_history)
+    assert resumed_output.training_loss == whole_output.training_loss

@@ -29,9 +29,11 @@ def train(
 
     The whole configuration is checked before anything is loaded. On several processes: torchrun --nproc_per_node 2 -m
     hf_kd train CONFIG.
+
+    At SIGTERM a run saves and ends with the code 143; training.resume_from_checkpoint=true goes on with it.
     """
     with reported(debug), fonts_in_scratch():
-        from ..experiment import load_config, run_experiment
+        from ..experiment import TrainingStopped, load_config, run_experiment
         from ..publish import PushError
 
         failed = None
@@ -41,6 +43,9 @@ def train(
             if error.result is None:
                 raise
             result, failed = error.result, error
+        except TrainingStopped as stopped:
+            say(str(stopped), stderr=True)
+            raise  # with the code 143
         say(_headline(result))
         say(result.data_description)
         for line in result.student_initialised or ():

@@ -45,6 +45,11 @@ class ImageTransform:
         self.column = column
         self.augmentation = augmentation
 
+    def __repr__(self) -> str:
+        """What is done, by which a resumed run is known."""
+        changes = "" if self.augmentation is None else f", {self.augmentation}"
+        return f"{type(self).__name__}({type(self.processor).__name__}{changes})"
+
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Augment and process the images of a batch; other columns pass."""
         return self.process(self.augment(batch)) if self.column in batch else batch

@@ -4,6 +4,7 @@ from .config import ExperimentConfig, load_config, parse_config
 from .evaluation import Evaluation, evaluate_model, write_evaluation
 from .run import ExperimentResult, dump_resolved, run_experiment
 from .run_folder import evaluate_run
+from .running import TrainingStopped
 from .stored_logits import StoredLogits, store_teacher_logits
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "ExperimentConfig",
     "ExperimentResult",
     "StoredLogits",
+    "TrainingStopped",
     "dump_resolved",
     "evaluate_model",
     "evaluate_run",

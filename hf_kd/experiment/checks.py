@@ -15,13 +15,13 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..losses import LOSSES, DistillationLoss, as_losses
 from ..methods import METHODS, build_objective
 from ..objective import DistillationObjective
 from ..registry import accepted_arguments, check_number, suggestion
 from ..temperatures import TEMPERATURES
+from ..trainer.complete import checkpoints, defect, last_complete, none_in
 from ..training_args import DistillationTrainingArguments
 from .config import structure_problems
 from .data_checks import data_problems
@@ -252,6 +252,8 @@ def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dic
             section[key] = "no"  # YAML reads a bare `no` as false
         elif isinstance(value, str) and choices and value not in choices:
             problems.append(f"training.{key}: unknown value {value!r}.{suggestion(value, choices)}")
+    if section.get("enable_jit_checkpoint"):
+        problems.append("training.enable_jit_checkpoint: a run saves at SIGTERM anyway, after the step. Remove it.")
     problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
     if not problems:
         problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)
@@ -278,12 +280,22 @@ def _resume_problems(resume: Any, output_dir: Any) -> list[str]:
         return [f"{key}: there is no checkpoint folder {resume!r}. Give its path, or true for the last in output_dir."]
     if not isinstance(output_dir, str):
         return []
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if isinstance(resume, str):
+        wrong = defect(Path(resume))
+        return [] if wrong is None else [f"{key}: {resume!r} is not whole: {wrong}. Resume from another checkpoint."]
+    last, defects = last_complete(output_dir)
     if resume is True and last is None:
-        return [f"{key}: is true, but {output_dir!r} holds no checkpoint. Remove it to start from the beginning."]
+        return [f"{key}: is true, but {none_in(output_dir, defects)}"]
+    present = checkpoints(output_dir)
+    if not resume and last is None and present:
+        names = ", ".join(path.name for path in present)
+        return [
+            f"output_dir: {output_dir!r} holds {names} of a run that was killed before it had saved anything. Delete "
+            "that, or choose another output_dir."
+        ]
     if not resume and last is not None:
         return [
-            f"output_dir: {output_dir!r} holds checkpoints of a run already ({Path(last).name}), which a new one "
+            f"output_dir: {output_dir!r} holds checkpoints of a run already ({last.name}), which a new one "
             f"would mix with its own. Resume it with {key}=true, or choose another output_dir."
         ]
     return []

@@ -26,6 +26,7 @@ from .build import build_arguments, build_task, build_teacher
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
 from .pulled import pulled
+from .running import SaveAtSignal, only_run_in
 from .student import build_student, provenance, take_over_layers
 from .teacher_side import TeacherSide, checked_teacher, stored_teacher, teacher_side
 
@@ -34,6 +35,7 @@ ENVIRONMENT = "environment.json"
 RESULTS = "results.json"
 TEACHER = "teacher.json"
 PER_CLASS = "per_class.json"
+_RESUMING = ("resume_from_checkpoint", "resume_with_changes")
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def run_experiment(
     Raises:
         ConfigError: The configuration is wrong, or what it names cannot be loaded or does not fit together.
         FloatingPointError: The loss became NaN or infinite.
+        TrainingStopped: SIGTERM came; a checkpoint is in `output_dir`. It is a `SystemExit`.
         PushError: The Hub refused the push; everything is in `output_dir`, and the error's `result` is the run's.
     """
     if not isinstance(config, ExperimentConfig):
@@ -124,39 +127,41 @@ def run_experiment(
     trainer.pulled = pulled(config, task, side)
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
-    if args.process_index == 0:
-        found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
-        _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
-    output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
-    best = best_model(asked, trainer)
-    validation, test = (scores_on(trainer, rows) for rows in (task.validation, task.test))
-    _write_per_class(trainer, task, folder)
-    trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
-    trainer.save_state()
-    if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
-        write_merged(student, folder, task.processing_class)
-    result = ExperimentResult(
-        output_dir=config.output_dir,
-        method=(config.method or {}).get("name"),
-        seed=config.seed,
-        validation=validation,
-        test=test,
-        student_parameters=plain_parameters(student),
-        teacher_parameters=None if teacher in (None, SELF) else teacher.num_parameters(),
-        train_rows=task.num_train_rows,
-        labelled_rows=task.num_labelled,
-        train_steps=output.global_step,
-        train_seconds=round(output.metrics["train_runtime"], 3),
-        total_seconds=round(time.perf_counter() - started, 3),
-        data=config.data.name or config.data.path,
-        data_fingerprint=task.fingerprint,
-        data_description=task.description,
-        metric=task.metric,
-        student_initialised=models["student"].get("initialised"),
-        best_model=best,
-    )
-    _publish(trainer, folder, result)
-    return result
+    with only_run_in(folder, args.process_index == 0):
+        if args.process_index == 0:
+            found = {**environment(args), "platform": platform.platform(), "models": models, **trainer.pulled}
+            _write_start(folder, config, found, None if config.teacher is None else side.facts(score))
+        with SaveAtSignal().watching(trainer):
+            output = trainer.train(resume_from_checkpoint=config.training.get("resume_from_checkpoint"))
+        best = best_model(asked, trainer)
+        validation, test = (scores_on(trainer, rows) for rows in (task.validation, task.test))
+        _write_per_class(trainer, task, folder)
+        trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
+        trainer.save_state()
+        if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
+            write_merged(student, folder, task.processing_class)
+        result = ExperimentResult(
+            output_dir=config.output_dir,
+            method=(config.method or {}).get("name"),
+            seed=config.seed,
+            validation=validation,
+            test=test,
+            student_parameters=plain_parameters(student),
+            teacher_parameters=None if teacher in (None, SELF) else teacher.num_parameters(),
+            train_rows=task.num_train_rows,
+            labelled_rows=task.num_labelled,
+            train_steps=output.global_step,
+            train_seconds=round(output.metrics["train_runtime"], 3),
+            total_seconds=round(time.perf_counter() - started, 3),
+            data=config.data.name or config.data.path,
+            data_fingerprint=task.fingerprint,
+            data_description=task.description,
+            metric=task.metric,
+            student_initialised=models["student"].get("initialised"),
+            best_model=best,
+        )
+        _publish(trainer, folder, result)
+        return result
 
 
 def build_trainer(
@@ -188,6 +193,7 @@ def build_trainer(
         "student": config.student.revision or "main",
     }
     trainer.stored_teacher = _stored_teacher(config)
+    trainer.told = {"data_section": _identity(config, task)}
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
     return trainer
@@ -197,6 +203,12 @@ def _stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
     """The teacher that gave the logits the run learns from, as far as known; None with another one, or none."""
     is_stored = config.teacher is not None and config.teacher.column is not None
     return stored_teacher(config.data.path) if is_stored else None
+
+
+def _identity(config: ExperimentConfig, task: Task) -> dict[str, Any]:
+    """What a resumed run must share of the data: the rows by their fingerprint, wherever they lie."""
+    said = config.data.model_dump(exclude={"name", "path", "revision", "metrics"})
+    return {"fingerprint": task.fingerprint, **said}
 
 
 def teacher_splits(args: DistillationTrainingArguments) -> tuple[str, ...]:
@@ -284,12 +296,12 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def dump_resolved(config: ExperimentConfig) -> str:
     """`config` as YAML with every default spelled out: itself a configuration, of the same run.
 
-    A resumed run is the run it resumes, so `resume_from_checkpoint` is left out.
+    A resumed run is the run it resumes, so what says how to resume is left out.
     """
     values = config.to_mapping()
     if config.method is not None:
         values["method"] = resolved_method(config.method)
-    given = {key: value for key, value in values.pop("training").items() if key != "resume_from_checkpoint"}
+    given = {key: value for key, value in values.pop("training").items() if key not in _RESUMING}
     defaults = {key: value for key, value in _training_defaults().items() if key not in given}
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True) + "training:\n"
     for comment, section in (("", given), ("  # Defaults of the installed versions:\n", defaults)):

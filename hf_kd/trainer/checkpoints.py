@@ -1,18 +1,23 @@
 """What a training run writes to its checkpoints beside the student, and how it comes back."""
 
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 from transformers.utils import logging
 
 from ..heads import folded, raw_parts, reset, restore
 from ..teacher import FrozenTeacher
 from . import checks
+from .complete import checkpoint_to_resume, clear, write_errors_in_words
 from .hub import HubTrainer
-from .objective_state import describe, read_checkpoint, write_checkpoint
+from .identity import differences, identity
+from .objective_state import GO_ON, describe, read_checkpoint, write_checkpoint
 from .student_weights import is_plain_checkpoint, restore_weights
 
 logger = logging.get_logger(__name__)
@@ -26,6 +31,21 @@ def _map_of(teacher: FrozenTeacher | None) -> dict[str, Any] | None:
     return None if teacher is None or teacher.label_map is None else teacher.label_map.to_dict()
 
 
+def check_same_run(checkpoint: str, then: Mapping[str, Any], now: Mapping[str, Any], may_differ: bool) -> None:
+    """Refuse to go on from a checkpoint of another run, or say how they differ.
+
+    Raises:
+        ValueError: They differ and may not; names every difference.
+    """
+    wrong = differences(then, now)
+    if not wrong:
+        return
+    said = f"`train(resume_from_checkpoint={checkpoint!r})` belongs to another run: {'; '.join(wrong)}."
+    if not may_differ:
+        raise ValueError(f"{said} Resume with what the run was started with, or start a new one.{GO_ON}")
+    logger.warning(f"{said} It goes on all the same, as `resume_with_changes` says.")
+
+
 class CheckpointingTrainer(HubTrainer):
     """The part of `DistillationTrainer` that saves and restores; it holds nothing of its own.
 
@@ -33,12 +53,60 @@ class CheckpointingTrainer(HubTrainer):
     the layer's raw weights are in our state file, from which a resumed run takes them.
     """
 
+    told: Mapping[str, Any] = MappingProxyType({})
+    """What else a run must share with the one that it resumes, plain values by name, for whoever knows."""
+
+    _known_identity: dict[str, Any] | None = None
+
+    def _identity(self) -> dict[str, Any]:
+        """What makes the run that goes on this one; looked up once."""
+        if self._known_identity is None:
+            self._known_identity = identity(self)
+        return self._known_identity
+
+    def train(
+        self, resume_from_checkpoint: bool | str | PathLike | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """As in `Trainer`; True is the last checkpoint that is whole, and one that is not is refused.
+
+        Args:
+            resume_from_checkpoint: A checkpoint, or True for the last whole one in `output_dir`; half-written ones
+                after it are deleted.
+            *args: As in `Trainer`.
+            **kwargs: As in `Trainer`.
+
+        Raises:
+            ValueError: The checkpoint is not whole, or belongs to another run.
+        """
+        resume, self._known_identity = resume_from_checkpoint or None, None
+        if resume is not None:
+            meet = self.accelerator.wait_for_everyone
+            resume = checkpoint_to_resume(resume, self.args.output_dir, is_writer=self.args.should_save, meet=meet)
+        return super().train(resume, *args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """As in `Trainer`; what follows, the state and the end of older checkpoints, waits for every process."""
+        super()._save_rng_state(output_dir)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.wait_for_everyone()
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run."""
+        """Write our state first, so that what the Trainer then pushes or rotates is complete; never a broken run.
+
+        The Trainer writes its state last, and then deletes older checkpoints: a run that is killed in between has one
+        that is whole.
+        """
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        with write_errors_in_words(folder, self._last_saved):
+            self._write_all(model, trial, folder)
+        self._last_saved = str(folder)
+
+    def _write_all(self, model: nn.Module, trial: Any, folder: Path) -> None:
         if self._telemetry is not None:
             self._telemetry.raise_if_non_finite(self.accelerator, self._last_saved)
             checks.check_weights(model, self.accelerator, self.state.global_step, self._last_saved)
+        if self.args.should_save:
+            clear(folder)  # before what follows, at which processes meet
         if self._telemetry is not None and not self.args.save_only_model:
             tensors = {
                 **self._objective_state.state(),
@@ -53,13 +121,13 @@ class CheckpointingTrainer(HubTrainer):
                 "num_processes": self.accelerator.num_processes,
                 "telemetry_names": list(self._telemetry.names),
                 "label_map": _map_of(self.teacher),
+                "run": self._identity(),
                 "last_log_step": self._globalstep_last_logged,
                 "first_loss_step": self._first_loss_step,
             }
             if self.args.should_save:
                 write_checkpoint(folder, tensors, manifest)
         super()._save_checkpoint(model, trial)
-        self._last_saved = str(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """As in `Trainer`; the student's last layer is saved with the serialisation layer in it."""
@@ -89,10 +157,13 @@ class CheckpointingTrainer(HubTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As in `Trainer`, then everything learned beside the student."""
+        if checkpoint is not None:  # first, so that another objective is refused in our words
+            may_differ = self.args.resume_with_changes
+            self._resumed = read_checkpoint(Path(checkpoint), self.objective, may_differ)
+            check_same_run(checkpoint, self._resumed[1].get("run", {}), self._identity(), may_differ)
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self._last_saved = checkpoint
-            self._resumed = read_checkpoint(Path(checkpoint), self.objective)
             if self._resumed[0]:
                 self._objective_state.load_state(self._resumed[0], checkpoint)
             raw = {k.removeprefix(RAW_LAYER): v for k, v in self._resumed[0].items() if k.startswith(RAW_LAYER)}
@@ -105,7 +176,7 @@ class CheckpointingTrainer(HubTrainer):
         self._resumed = ({}, {})
         self._last_flush_step = self.state.global_step
         self._first_loss_step = self.state.global_step
-        if not tensors or manifest["num_processes"] != self.accelerator.num_processes:
+        if not tensors or manifest.get("num_processes") != self.accelerator.num_processes:
             return
         index = self.accelerator.process_index
         self._telemetry.load_state(tensors, manifest["telemetry_names"], index)

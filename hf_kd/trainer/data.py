@@ -1,11 +1,14 @@
 """What happens to the training rows between the data loader and the loss: columns, draws, mixtures, counts."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from ..functional import REGRESSION
 from ..inputs import (
@@ -24,6 +27,7 @@ from ..sanity import ROWS
 from ..teacher import teacher_logits
 from .checkpoints import CheckpointingTrainer
 from .checks import num_labels
+from .draws import Epoch, EpochDraws, SeededCollator, SeededRows, is_stream
 from .problem_types import check_label_presence, check_label_values, check_labels
 from .sampling import BALANCED, balanced_sampler
 from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
@@ -34,10 +38,13 @@ class DataTrainer(CheckpointingTrainer):
 
     Batches are mixed here, after the data loader, and not by the collator: evaluation shares the collator. Each draw
     depends on the seed, the optimizer step, the micro-batch and the process alone, so it is the same for any number of
-    workers and after a resume, and changes no other draw.
+    workers and after a resume, and changes no other draw. Nor do those of augmentations and collators: see `draws`.
     """
 
     mixing: Mixing | None = None
+    _epoch: Epoch = Epoch()
+    _epoch_draws: EpochDraws | None = None
+    _wrapped: SeededRows | None = None
 
     def _check_data(self, mixing: Any, collator: Any) -> None:
         """Refuse rows that do not go with the student, the objective, or what is to be done to them."""
@@ -86,20 +93,65 @@ class DataTrainer(CheckpointingTrainer):
             own = [*LABEL_KEYS, LABEL_WEIGHT, *MIX_KEYS]
             self._signature_columns = list(dict.fromkeys([*wanted, *self._signature_columns, *own]))
 
+    @property
+    def _data_seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _get_dataloader(
+        self, dataset: Any, description: str, *args: Any, is_training: bool = False, **kwargs: Any
+    ) -> DataLoader:
+        """As in `Trainer`; random changes of training rows are the same after a resume."""
+        if is_training:
+            self._epoch_draws = EpochDraws() if is_stream(dataset) or self._loader_draws() else None
+            self._epoch = Epoch(is_shared=self.args.dataloader_persistent_workers)
+            if not is_stream(dataset):
+                if isinstance(dataset, datasets.Dataset):
+                    dataset = self._remove_unused_columns(dataset, description=description)
+                dataset = SeededRows(dataset, self._data_seed, self._epoch)
+        self._wrapped = dataset if isinstance(dataset, SeededRows) else None
+        return super()._get_dataloader(dataset, description, *args, is_training=is_training, **kwargs)
+
+    def _loader_draws(self) -> bool:
+        """Whether what starts an epoch draws otherwise in a resumed one.
+
+        So does a sampler without a generator of its own, which draws the order, and so do workers that outlive epochs,
+        which draw a seed in the first one only.
+        """
+        args = self.args
+        has_generator = args.train_sampling_strategy in ("random", "sequential", BALANCED)
+        has_generator = has_generator and args.accelerator_config.use_seedable_sampler
+        return args.dataloader_persistent_workers or not has_generator
+
+    def _get_collator_with_removed_columns(self, data_collator: Callable, description: str | None = None) -> Callable:
+        """As in `Trainer`; the columns of a `datasets.Dataset` are removed already."""
+        if self._wrapped is None or not isinstance(self._wrapped.rows, datasets.Dataset):
+            data_collator = super()._get_collator_with_removed_columns(data_collator, description)
+        return data_collator if self._wrapped is None else SeededCollator(data_collator)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As in `Trainer`; with `train_sampling_strategy="balanced"` every class comes equally often."""
+        train_dataset = train_dataset.rows if isinstance(train_dataset, SeededRows) else train_dataset
         if self.args.train_sampling_strategy != BALANCED:
             return super()._get_train_sampler(train_dataset)
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return balanced_sampler(
-            dataset, self.label_name, self.problem_type, seed=seed, epoch=lambda: int(self.state.epoch or 0)
+            dataset, self.label_name, self.problem_type, seed=self._data_seed, epoch=self._current_epoch
         )
+
+    def _current_epoch(self) -> int:
+        """The one that begins or goes on, from 0."""
+        return int(self.state.epoch or 0)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, mixed, with repeated rows marked, and their counts."""
         epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        epoch, draws = self._current_epoch(), nullcontext()
+        self._epoch.set(epoch)
+        if self._epoch_draws is not None:
+            process = self.accelerator.process_index if self._wrapped is None else 0  # one order for all of them
+            draws = self._epoch_draws((self._data_seed, epoch, process))
+        with draws:  # the loader starts, and draws, inside
+            batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         batches = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         if self.objective.has_relations:
             note_rows_everywhere(batches, self.accelerator)

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..objective import DistillationObjective, ObjectiveOutput
 from ..temperatures import Progress
@@ -23,6 +24,10 @@ from ..temperatures import Progress
 STATE_FILE = "distillation_state.safetensors"
 MANIFEST_FILE = "distillation_manifest.json"
 FORMAT = 1
+
+GO_ON = " To go on all the same, set `resume_with_changes=True` in the training arguments."
+
+logger = logging.get_logger(__name__)
 
 
 class ObjectiveState:
@@ -227,8 +232,15 @@ def write_checkpoint(folder: Path, tensors: dict[str, Tensor], manifest: dict[st
     (folder / MANIFEST_FILE).write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, objective: DistillationObjective) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(
+    folder: Path, objective: DistillationObjective, may_differ: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read both files of `folder`; two empty mappings where a run without learned state left none.
+
+    Args:
+        folder: The checkpoint.
+        objective: The one to go on with.
+        may_differ: Warn where the state belongs to another objective. What it learned is left out.
 
     Raises:
         ValueError: The state is missing though temperatures are learned, is unreadable, or belongs to another
@@ -251,18 +263,33 @@ def read_checkpoint(folder: Path, objective: DistillationObjective) -> tuple[dic
             f"`train(resume_from_checkpoint={str(folder)!r})` found distillation state of format "
             f"{manifest.get('format')!r}; this version reads format {FORMAT}. Resume with the version that wrote it."
         )
-    now, then = describe(objective), manifest["objective"]
-    if now != then:
-        differing = [f"{a.strip()} (now: {b.strip()})" for a, b in zip(then, now, strict=False) if a != b]
-        raise ValueError(
-            f"`train(resume_from_checkpoint={str(folder)!r})` was saved with another objective: "
-            f"{'; '.join(differing) or 'another number of losses'}. Resume with the settings the run was started "
-            "with, or start a new run."
-        )
+    is_same = _is_same_objective(folder, describe(objective), manifest["objective"], may_differ)
     try:
-        return load_file(folder / STATE_FILE), manifest
+        tensors = load_file(folder / STATE_FILE)
     except SafetensorError as error:
         raise ValueError(_unreadable(folder, STATE_FILE, error)) from error
+    if not is_same:  # what else there is counts other terms
+        own = {f"objective.{name}": value.shape for name, value in objective.state_dict().items()}
+        fits = own == {name: value.shape for name, value in tensors.items() if name.startswith("objective.")}
+        kept = ("objective.", "momentum.", "student_layer.") if fits else ()
+        return {name: value for name, value in tensors.items() if name.startswith(kept)}, {
+            "run": manifest.get("run", {})
+        }
+    return tensors, manifest
+
+
+def _is_same_objective(folder: Path, now: list[str], then: list[str], may_differ: bool) -> bool:
+    if now == then:
+        return True
+    differing = [f"{a.strip()} (now: {b.strip()})" for a, b in zip(then, now, strict=False) if a != b]
+    said = (
+        f"`train(resume_from_checkpoint={str(folder)!r})` was saved with another objective: "
+        f"{'; '.join(differing) or 'another number of losses'}."
+    )
+    if not may_differ:
+        raise ValueError(f"{said} Resume with the settings the run was started with, or start a new run.{GO_ON}")
+    logger.warning(f"{said} The run goes on with the new one, as `resume_with_changes` says.")
+    return False
 
 
 def _unreadable(folder: Path, name: str, error: Exception) -> str:

@@ -1,0 +1,131 @@
+"""A run as a process among others: its folder is its own, and it saves before it is made to end."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..registry import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders cannot be locked
+    fcntl = None
+
+TERMINATED = 128 + signal.SIGTERM
+"""The exit code of a process that SIGTERM ended, as shells say it."""
+
+PATIENCE = 8.0
+"""Seconds to wait for a folder: the data loader's workers of a killed run hold it for up to five."""
+
+
+class TrainingStopped(SystemExit):
+    """SIGTERM came; the run is saved and can be resumed.
+
+    A `SystemExit`, for that is what the signal asks for: uncaught, it ends the process with the code 143.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(TERMINATED)
+        self.text = text
+
+    def __str__(self) -> str:
+        """What to do next."""
+        return self.text
+
+
+class SaveAtSignal(TrainerCallback):
+    """After SIGTERM, saves at the end of the step and stops training.
+
+    The option of `transformers` (`enable_jit_checkpoint`) saves in the middle of a step, from where no run goes on as
+    it would have, and returns as if training were over. This is for one process; on several, each would have to know
+    of the signal in the same step.
+    """
+
+    def __init__(self):
+        self.is_asked = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Save and stop, once asked."""
+        if self.is_asked:
+            control.should_save = control.should_training_stop = True
+
+    @contextmanager
+    def watching(self, trainer: Any) -> Iterator[None]:
+        """Answer SIGTERM inside.
+
+        Raises:
+            TrainingStopped: It came before the last step.
+        """
+        if threading.current_thread() is not threading.main_thread() or trainer.args.world_size > 1:
+            yield
+            return
+        trainer.add_callback(self)
+        before = signal.signal(signal.SIGTERM, self._ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+            trainer.remove_callback(self)
+        state = trainer.state
+        if self.is_asked and state.global_step < state.max_steps:
+            raise TrainingStopped(
+                f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}. It is saved in "
+                f"{trainer.args.output_dir}; go on with training.resume_from_checkpoint=true."
+            )
+
+    def _ask(self, number: int, frame: Any) -> None:
+        self.is_asked = True
+
+
+@contextmanager
+def only_run_in(folder: Path, is_writer: bool = True) -> Iterator[None]:
+    """Make `folder` and keep other runs out of it, as long as this process lives.
+
+    Raises:
+        ConfigError: It cannot be written to, or another run is going on in it.
+    """
+    if not is_writer:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"\0" * 4096)
+    except OSError as error:
+        raise ConfigError(
+            [f"output_dir: cannot write to {str(folder)!r}: {error.strerror}. Make room or choose another."]
+        ) from error
+    held = os.open(folder, os.O_RDONLY) if fcntl is not None else None
+    try:
+        if held is not None:
+            _lock(held, folder)
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _lock(held: int, folder: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise ConfigError(
+                    [
+                        f"output_dir: another run is going on in {str(folder)!r}, and both would write the same "
+                        "files. Wait for it to end, or choose another output_dir."
+                    ]
+                ) from error
+            time.sleep(0.2)
+        except OSError:  # a file system that cannot lock
+            return None
