@@ -12,8 +12,8 @@ METHODS = {
     "wttm": {},
     "dkd": {"warmup": 0.0},
 }
-"""Method -> its parameters. At a curriculum or warm-up's start the first step would do nothing; and at CTKD's own start,
-T = 15.6, the two parts of the temperature's gradient cancel to 1 in 200, and so all but cancel its digits."""
+"""Method -> its parameters. At the start of a curriculum or a warm-up one step would show nothing; and where CTKD
+starts by itself, at T = 15.6, the two parts of the temperature's gradient cancel to 1 in 200."""
 
 STUDENTS = (*ARCHITECTURES, "modernbert")
 BATCHES = {"4x4": (16, 4, 4), "2x8": (16, 2, 8), "4,4,4,2": (14, 4, 4)}
@@ -44,6 +44,11 @@ def model(architecture, seed):
     return made(architecture, seed)
 
 
+def rows_for(architecture, count, labels):
+    """Rows that `architecture` reads."""
+    return Rows(examples("bert" if architecture == "modernbert" else architecture, count, labels))
+
+
 def one_step(folder, cell, rows, size, accumulation):
     """The trainer after one step of SGD over `rows` rows, and how it moved the student.
 
@@ -56,7 +61,7 @@ def one_step(folder, cell, rows, size, accumulation):
         folder,
         student,
         model(architecture, 1),
-        Rows(examples("bert" if architecture == "modernbert" else architecture, rows, labels)),
+        rows_for(architecture, rows, labels),
         method=method,
         method_kwargs=METHODS[method],
         per_device_train_batch_size=size,

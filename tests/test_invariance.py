@@ -4,10 +4,16 @@ Two processes are in `test_distributed.py`, whose launch runs the same cells.
 """
 
 import pytest
-from invariance import BATCHES, CELLS, METHODS, STUDENTS, TOLERANCE, is_quick, model, one_step
-from tiny import Rows, examples, relative_difference, train, update, weights
+from invariance import BATCHES, CELLS, METHODS, STUDENTS, TOLERANCE, is_quick, model, one_step, rows_for
+from tiny import relative_difference, train, update, weights
 
 STEPS = 20
+LONG = (
+    ("bert", "mixed", "ctkd"),
+    ("vit", "labelled", "dtkd"),
+    ("resnet", "mixed", "dkd"),
+    ("modernbert", "mixed", "kd"),
+)
 RAW = "losses.0.temperature.raw"
 
 
@@ -58,12 +64,11 @@ def _trajectory(folder, cell, size, accumulation, **overrides):
     architecture, labels, method = cell
     student = model(architecture, 0)
     before = weights(student)
-    rows = Rows(examples("bert" if architecture == "modernbert" else architecture, 40, labels))  # 16, 16 and 8
     trainer = train(
         folder,
         student,
         model(architecture, 1),
-        rows,
+        rows_for(architecture, 40, labels),  # steps of 16, 16 and 8
         method=method,
         per_device_train_batch_size=size,
         gradient_accumulation_steps=accumulation,
