@@ -11,9 +11,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import invariance
 import torch
 from tiny import (
-    ARCHITECTURES,
     LABELS,
     PROBLEMS,
     TEXT,
@@ -68,6 +68,7 @@ def result(trainer, before=None):
     vector = everything(trainer)
     gathered = trainer.accelerator.gather(vector[None])
     return {
+        "distributed_type": trainer.accelerator.distributed_type.value,
         "is_equal_everywhere": bool((gathered == vector).all()),
         "update": vector if before is None else update(before, weights(trainer.model)),
         "objective": weights(trainer.objective),
@@ -93,6 +94,12 @@ def one_step(folder, architecture, rows, *, accumulation=2, **overrides):
         **{**given, **overrides},
     )
     return result(trainer, before)
+
+
+def cell(folder, which, rows):
+    """One step of a cell of `invariance`: at once on one process, in two micro-batches of 4 on each of two."""
+    trainer, moved = invariance.one_step(folder, which, rows, *((rows, 1) if WORLD == 1 else (4, 2)))
+    return result(trainer) | {"update": moved}
 
 
 def other_head(folder, problem, labels):
@@ -309,10 +316,9 @@ def broken(folder):
 def cases():
     """Name -> a function of the folder."""
     found = {}
-    for architecture, labels, rows in itertools.product(ARCHITECTURES, LABELS, (16, RAGGED)):
-        found[f"step-{architecture}-{labels}-{rows}"] = partial(
-            one_step, architecture=architecture, rows=examples(architecture, rows, labels)
-        )
+    for which, rows in itertools.product(invariance.CELLS, (16, RAGGED)):
+        if invariance.is_quick(*which) and (which[-1] == "kd" or rows == RAGGED):
+            found[f"cell-{'-'.join(which)}-{rows}"] = partial(cell, which=which, rows=rows)
     for architecture in ("bert", "vit"):
         rows = examples(architecture, RAGGED, "mixed")
         found[f"baseline-{architecture}"] = partial(one_step, architecture=architecture, rows=rows, kd_weight=0.0)
@@ -367,12 +373,21 @@ def cases():
     return {**found, "broken": broken}
 
 
-def main(folder, seconds):
-    """Run every case; process 0 writes the results. The first failure ends the process, and with it the launch.
+def other_cells():
+    """The cells of `invariance` that `cases` leaves out."""
+    every = itertools.product(invariance.CELLS, (16, RAGGED))
+    found = {f"cell-{'-'.join(which)}-{rows}": partial(cell, which=which, rows=rows) for which, rows in every}
+    return {name: case for name, case in found.items() if name not in cases()}
 
-    A process that hangs ends itself after `seconds`, with a traceback of where it hangs."""
+
+def main(folder, seconds, which="cases"):
+    """Run every case of `cases`, or of `other_cells`; process 0 writes the results.
+
+    The first failure ends the process, and with it the launch. A process that hangs ends itself after `seconds`, with
+    a traceback of where it hangs.
+    """
     faulthandler.dump_traceback_later(float(seconds), exit=True)
-    for name, case in cases().items():
+    for name, case in globals()[which]().items():
         try:
             outcome = case(f"{folder}/runs/{name}")
         except Exception as error:

@@ -20,6 +20,7 @@ from hf_kd.experiment import load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = {str(path.relative_to(ROOT / "configs"))[:-5]: path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
+FILES = {name: path for name, path in FILES.items() if not name.startswith("accelerate/")}  # those launch
 
 NAME, POSITION, MAP = "name", "position", "map"
 OWN, SAME = "its own", "the student's"

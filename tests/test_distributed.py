@@ -20,12 +20,23 @@ TOLERANCE = 1e-5
 """Relative, on the weights' way: float32 sums in another order give 1e-6."""
 
 CASES = worker.cases()
+OTHER_CELLS = worker.other_cells()
 
 
 @pytest.fixture(scope="session")
 def two_processes(tmp_path_factory):
     """The folder with the results of every case, run on two processes."""
-    folder = tmp_path_factory.mktemp("two_processes")
+    return launched(tmp_path_factory.mktemp("two_processes"), "cases")
+
+
+@pytest.fixture(scope="session")
+def other_cells(tmp_path_factory):
+    """The folder with the results of the cells that the default run leaves out."""
+    return launched(tmp_path_factory.mktemp("other_cells"), "other_cells")
+
+
+def launched(folder, which):
+    """Run `which` cases on two processes into `folder`; returns it."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if sys.platform == "linux":
         environment["GLOO_SOCKET_IFNAME"] = "lo"
@@ -35,7 +46,7 @@ def two_processes(tmp_path_factory):
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"),
                 *("--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0", "--local_addr", "127.0.0.1"),
-                *(str(Path(worker.__file__)), str(folder), str(SECONDS)),
+                *(str(Path(worker.__file__)), str(folder), str(SECONDS), which),
             ],
             env=environment,
             stdout=file,
@@ -65,6 +76,30 @@ def load(folder, name):
 
 def named(*prefixes):
     return pytest.mark.parametrize("both", [name for name in CASES if name.startswith(prefixes)], indirect=True)
+
+
+def check_cell(one, two):
+    assert [outcome["distributed_type"] for outcome in (one, two)] == ["NO", "MULTI_CPU"]
+    assert two["is_equal_everywhere"]
+    assert relative_difference(two["update"], one["update"]) < TOLERANCE
+    for name in ("loss", "grad_norm"):
+        assert two["records"][0][name] == pytest.approx(one["records"][0][name], rel=TOLERANCE)
+    for name, value in one["objective"].items():
+        torch.testing.assert_close(two["objective"][name], value, rtol=1e-5, atol=2e-6)
+
+
+@named("cell-")
+def test_one_step_is_the_same_for_two_processes_and_two_micro_batches(both):
+    """The scale of a step depends on the architecture in the plain Trainer, with processes as with micro-batches.
+    14 rows end in a micro-batch that two repeated rows complete. And a launch that went wrong is one process, whose
+    step is right by itself."""
+    check_cell(*both)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OTHER_CELLS)
+def test_the_other_cells_are_the_same_on_two_processes(name, other_cells, tmp_path):
+    check_cell(OTHER_CELLS[name](str(tmp_path)), load(other_cells, name))
 
 
 @named("step-", "baseline-", "labels-on-one-process")

@@ -20,7 +20,8 @@ from hf_kd.experiment.student import build_student
 from hf_kd.methods import METHODS, build_objective
 from hf_kd.registry import ConfigError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(path for path in ROOT.rglob("*.yaml") if path.parent.name != "accelerate")  # those launch
 STUDENT = next(path for path in CONFIGS if path.name == "digits_student.yaml")
 QUICK = {
     "max_steps": 2,

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny import CLASSES, Rows, arguments, build_trainer, classifier, examples, table, train
+from distributed_worker import Stream
+from tiny import CLASSES, Projected, Rows, arguments, build_trainer, classifier, examples, table, train
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import LayerWiseDummyOptimizer
 
 from hf_kd import DistillationObjective, DistillationTrainer, KDLoss
 from hf_kd.temperatures import CTKDTemperature
@@ -54,6 +56,55 @@ def test_shared_rows_are_refused(tmp_path):
     check_parallelism(SimpleNamespace(parallelism_config=None))
     with pytest.raises(ValueError, match="tensor and sequence parallelism"):
         check_parallelism(SimpleNamespace(parallelism_config=SimpleNamespace(tp_enabled=True, sp_enabled=True)))
+
+
+def test_processes_that_train_alone_are_refused(monkeypatch):
+    """`torchrun` without a GPU and without `use_cpu`: accelerate forms no group, and all write into one folder."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"one of 2 processes and is alone in its group.*use_cpu=True"):
+        check_parallelism(SimpleNamespace(num_processes=1))
+    check_parallelism(SimpleNamespace(num_processes=2, even_batches=True))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    check_parallelism(SimpleNamespace(num_processes=1))
+
+
+def test_uneven_batches_of_several_processes_are_refused(tmp_path):
+    """They end in a hang: one process has no more batches, and the other waits for its gradients."""
+    with pytest.raises(ValueError, match=r"'even_batches': False.*wait for ever"):
+        check_parallelism(SimpleNamespace(num_processes=2, even_batches=False))
+    one = build_trainer(
+        tmp_path, classifier("bert", 0), classifier("bert", 1), accelerator_config={"even_batches": False}
+    )
+    assert one.accelerator.even_batches is False
+
+
+def test_milestones_over_rows_without_a_length_are_refused(tmp_path):
+    """Run all the same, the rate never falls: the Trainer takes all steps for one epoch."""
+    rows = Stream(examples("bert", 16))
+    refused(tmp_path, "Stream.*has no length", rows=rows, lr_milestones=[1, 2], max_steps=12)
+    build_trainer(tmp_path, classifier("bert", 0), classifier("bert", 1), Rows(rows.rows.rows), lr_milestones=[1, 2])
+
+
+def test_layerwise_optimizers_with_something_else_to_learn_are_refused(tmp_path):
+    """Their `step` does nothing: a projector would be a random matrix for ever."""
+    optimizer = LayerWiseDummyOptimizer()
+    projector = torch.nn.Linear(2, 2)
+    optimizer.add_param_group({"params": projector.parameters()})
+    before = projector.weight.clone()
+    projector(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    assert torch.equal(projector.weight, before)
+
+    losses = {"projector of `projected`": [Projected()], "layer of `task_serialization`": []}
+    for what, others in losses.items():
+        parts = [(1.0, loss) for loss in (KDLoss(4.0), *others)]
+        objective = DistillationObjective(parts, ce_weight=1.0, kd_weight=1.0, task_serialization=not others)
+        for optim in ("galore_adamw_layerwise", "apollo_adamw_layerwise"):
+            said = f"optim='{optim}'.*{what} would stay"
+            refused(tmp_path, said, trainer={"objective": objective}, optim=optim, optim_target_modules=["query"])
+    build_trainer(
+        tmp_path, classifier("bert", 0), classifier("bert", 1), method="ctkd", optim="galore_adamw_layerwise"
+    )  # temperatures have an optimizer of their own
 
 
 def test_several_label_columns_are_refused(tmp_path):

@@ -1,11 +1,13 @@
 """What the trainer refuses, in words: before training where it can be known, at the first batch otherwise."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from torch import Tensor, nn
+from transformers.trainer_utils import has_length
 
 from ..adapters import SELF
 from ..batches import SharedClasses
@@ -58,16 +60,30 @@ def check_arguments(args: Any, compute_loss_func: Callable | None, objective: An
 
 
 def check_parallelism(accelerator: Accelerator, teacher: Any = None) -> None:
-    """Refuse launches in which several processes hold parts of the same rows: they would be counted more than once.
+    """Refuse launches whose processes do not each hold rows of their own of one training.
 
     Raises:
-        ValueError: Tensor, context or sequence parallelism; "self" as teacher of a sharded student.
+        ValueError: Processes that do not know of each other, or get uneven batches; tensor, context or sequence
+            parallelism; "self" as teacher of a sharded student.
     """
+    launched = os.environ.get("WORLD_SIZE", "")
+    if launched.isdecimal() and int(launched) > 1 and accelerator.num_processes == 1:
+        raise ValueError(
+            f"`DistillationTrainer` was launched as one of {launched} processes and is alone in its group: each would "
+            "train by itself, on the same rows, and write into the same folder. On machines without a GPU pass "
+            "`use_cpu=True`; else start one process, without the launcher."
+        )
     if teacher == SELF and accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise ValueError(
             f"`DistillationTrainer(teacher_model='self')` was launched with {accelerator.distributed_type.value}, "
             "which shards the student, so that its base model cannot be called by itself. Use DDP (`torchrun`), or "
             "load the base model as the teacher."
+        )
+    if getattr(accelerator, "num_processes", 1) > 1 and not accelerator.even_batches:
+        raise ValueError(
+            "`DistillationTrainingArguments(accelerator_config={'even_batches': False})`: the processes would get "
+            "batches of different numbers, and one would wait for ever for the gradients of the other. Leave it out: "
+            "rows that only fill up the last batch weigh nothing here."
         )
     config = getattr(accelerator, "parallelism_config", None)
     kinds = {"tp": "tensor", "cp": "context", "sp": "sequence"}
@@ -76,6 +92,21 @@ def check_parallelism(accelerator: Accelerator, teacher: Any = None) -> None:
         raise ValueError(
             f"`DistillationTrainer` was launched with {' and '.join(used)} parallelism, in which processes share rows "
             "and the exact row counts no longer hold. Use data parallelism (DDP, FSDP or DeepSpeed ZeRO)."
+        )
+
+
+def check_milestones(milestones: Sequence[float] | None, dataset: Any) -> None:
+    """Refuse epochs as a unit where nobody knows how long one is.
+
+    Raises:
+        ValueError: `lr_milestones` over rows without a length.
+    """
+    if milestones and dataset is not None and not has_length(dataset):
+        raise ValueError(
+            f"`DistillationTrainingArguments(lr_milestones={list(milestones)!r})` counts epochs, and `train_dataset` "
+            f"({type(dataset).__name__}) has no length: the Trainer takes the whole training for one epoch, and "
+            "no milestone would be reached. Name a schedule that counts steps, e.g. `lr_scheduler_type='cosine'`, or "
+            "give the data set a `__len__`."
         )
 
 
@@ -118,16 +149,23 @@ def check_teacher_presence(
         )
 
 
-def check_learned_parts(objective: DistillationObjective, accelerator: Accelerator) -> None:
-    """Refuse launches whose sharded optimizer cannot take in what is learned beside the student.
+def check_learned_parts(objective: DistillationObjective, accelerator: Accelerator, optim: str) -> None:
+    """Refuse optimizers that cannot take in what is learned beside the student.
 
     Raises:
-        ValueError: A projector, or task serialisation, under FSDP or DeepSpeed.
+        ValueError: A projector, or task serialisation, under FSDP or DeepSpeed, or with a layer-wise optimizer.
     """
     sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     learned = [loss.name for loss in objective.active_losses if loss.learnable]
-    if sharded and (learned or objective.task_serialization):
-        what = f"the projector of `{learned[0]}`" if learned else "the layer of `task_serialization`"
+    if not learned and not objective.task_serialization:
+        return
+    what = f"the projector of `{learned[0]}`" if learned else "the layer of `task_serialization`"
+    if optim.endswith("layerwise"):
+        raise ValueError(
+            f"`DistillationTrainingArguments(optim={optim!r})` steps each weight of `model` in its own backward pass "
+            f"and nothing else, so that {what} would stay as it was made. Use an optimizer that is not layer-wise."
+        )
+    if sharded:
         raise ValueError(
             f"`DistillationTrainer` was launched with {accelerator.distributed_type.value}, whose sharded optimizer "
             f"cannot take in {what}. Use DDP (`torchrun`), or losses on logits without task serialisation."

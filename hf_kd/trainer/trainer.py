@@ -127,6 +127,7 @@ class DistillationTrainer(SearchingTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         checks.check_parallelism(self.accelerator, teacher_model)
+        checks.check_milestones(args.lr_milestones, train_dataset)
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
         self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model, label_map)
@@ -188,7 +189,7 @@ class DistillationTrainer(SearchingTrainer):
 
     def _bind_objective(self) -> None:
         """Give the objective what depends on both models' sizes; with its own random stream."""
-        checks.check_learned_parts(self.objective, self.accelerator)
+        checks.check_learned_parts(self.objective, self.accelerator, self.args.optim.value)
         classes = checks.num_labels(self.model)
         check_problem_type(self.objective, self.problem_type, classes, self.args.label_smoothing_factor)
         with torch.random.fork_rng(devices=[]):
