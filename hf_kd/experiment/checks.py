@@ -25,7 +25,7 @@ from ..temperatures import TEMPERATURES
 from ..training_args import DistillationTrainingArguments
 from .config import structure_problems
 from .data_checks import data_problems
-from .student_checks import mistyped, one_line, student_problems
+from .student_checks import is_there, mistyped, one_line, student_problems
 from .teacher_checks import teacher_problems
 
 # Stands for the number of classes until the data are loaded; any number of two or more gives the same verdict.
@@ -64,6 +64,7 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     """The sections, with YAML's bare `no` put right, and all problems between and inside them."""
     given = dict(given)
     objective, problems = _objective_problems(given)
+    problems += _output_problems(given.get("output_dir"))
     problems += teacher_problems(given, objective)
     problems += student_problems(given.get("student"), given.get("teacher"))
     problems += data_problems(given.get("data"), given.get("training"), objective)
@@ -71,6 +72,19 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         given["training"], more = _training_problems(given["training"], given.get("output_dir"))
         problems += more
     return given, problems
+
+
+def _output_problems(output_dir: Any) -> list[str]:
+    """A folder that cannot be made would be noticed when there is something to write: after loading everything."""
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        return []  # the structure check has said so
+    try:
+        stands = next(path for path in (Path(output_dir), *Path(output_dir).parents) if path.exists())
+    except OSError as error:
+        return [f"output_dir: cannot be made ({error.strerror}). Name another folder."]
+    if not stands.is_dir():
+        return [f"output_dir: cannot be made, because {str(stands)!r} is a file. Name another folder."]
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,16 +154,15 @@ def _flag_problems(section: Mapping[Any, Any], label: str) -> list[str]:
 
 
 def _mix_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
-    losses = section.get("losses") or []
-    if not isinstance(losses, list):
+    losses = section.get("losses", [])
+    if not isinstance(losses, list) or not all(isinstance(spec, Mapping) for spec in losses):
         return None, []  # the structure check has said so
     problems = []
     for index, spec in enumerate(losses):
-        if isinstance(spec, Mapping):
-            spec = {str(key): value for key, value in spec.items()}
-            label = f"objective.losses.{index}"
-            problems += probe(lambda part: _weighted_losses(part, "", _NUM_LABELS), spec, label, ("name",))[1]
-            problems += _flag_problems(spec, label)
+        spec = {str(key): value for key, value in spec.items()}
+        label = f"objective.losses.{index}"
+        problems += probe(lambda part: _weighted_losses(part, "", _NUM_LABELS), spec, label, ("name",))[1]
+        problems += _flag_problems(spec, label)
     known = ("ce_weight", "kd_weight", "losses", "warmup", "warmup_epochs", "task_serialization")
     frame = {key: section[key] for key in known if key in section}
     if problems or not {"ce_weight", "kd_weight"} <= frame.keys():
@@ -265,20 +278,34 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
     def make(values: Mapping[str, Any]) -> DistillationTrainingArguments:
         try:
             return DistillationTrainingArguments(output_dir="unused", **values)
-        except (ValueError, TypeError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001 - transformers and accelerate raise anything
             raise ValueError(one_line(error)) from error
 
     values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}
-    return probe(make, values, "training")[1]
+    problems = probe(make, values, "training")[1]
+    return [_blamed(make, values, line) if line.startswith("training: ") else line for line in problems]
+
+
+def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], line: str) -> str:
+    """The problem at the key without which there is none, where it names no key itself."""
+    if any(re.search(rf"\b{re.escape(key)}\b", line) for key in values):
+        return line
+    for key in values:
+        try:
+            make({name: value for name, value in values.items() if name != key})
+        except ValueError:
+            continue
+        return f"training.{key}: {values[key]!r} is refused ({line.removeprefix('training: ').rstrip('.')})."
+    return line
 
 
 def _resume_problems(resume: Any, output_dir: Any) -> list[str]:
     key = "training.resume_from_checkpoint"
-    if isinstance(resume, str) and not Path(resume).is_dir():
+    if isinstance(resume, str) and not is_there(resume, Path.is_dir):
         return [f"{key}: there is no checkpoint folder {resume!r}. Give its path, or true for the last in output_dir."]
-    if not isinstance(output_dir, str):
+    if not isinstance(output_dir, str) or not output_dir.strip():
         return []
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    last = get_last_checkpoint(output_dir) if is_there(output_dir, Path.is_dir) else None
     if resume is True and last is None:
         return [f"{key}: is true, but {output_dir!r} holds no checkpoint. Remove it to start from the beginning."]
     if not resume and last is not None:

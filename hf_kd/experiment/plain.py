@@ -1,0 +1,59 @@
+"""What no configuration can hold, wherever it stands: keys that are no words, and texts that are no text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+NUL = "\0"
+
+
+def without_odd_parts(given: Any, path: str = "") -> tuple[Any, list[str]]:
+    """The values without what cannot be meant, and what was wrong with it.
+
+    Args:
+        given: A mapping, a list or a plain value.
+        path: Where it stands.
+
+    Returns:
+        A copy without the keys that are neither words nor numbers (`null:`, `yes:`, which YAML reads as true) and
+        without the texts that no file could hold; and a `path: problem` line for each.
+    """
+    if isinstance(given, Mapping):
+        entries, problems = {}, []
+        for key, value in given.items():
+            at = f"{path}.{key}" if path else str(key)
+            wrong = _key_problem(key) or _text_problem(value)
+            if wrong:
+                problems.append(f"{at}: {wrong}")
+                continue
+            entries[key], more = without_odd_parts(value, at)
+            problems += more
+        return entries, problems
+    if isinstance(given, list):
+        wrong = {index: _text_problem(value) for index, value in enumerate(given)}
+        problems = [f"{path}.{index}: {problem}" for index, problem in wrong.items() if problem]
+        parts = [without_odd_parts(value, f"{path}.{index}") for index, value in enumerate(given)]
+        return [part for part, _ in parts], problems + [line for _, lines in parts for line in lines]
+    return given, []
+
+
+def _key_problem(key: Any) -> str:
+    if isinstance(key, str):
+        if not key.strip():
+            return f"the key {key!r} is blank. Name it, or remove it."
+        return _text_problem(key)
+    if isinstance(key, int) and not isinstance(key, bool):
+        return ""  # a class id, where classes are meant
+    said = {None: "null", True: "true", False: "false"}.get(key, str(key))
+    return f"the key {said} is no word: YAML reads a bare null, yes or no as something else. Put it in quotes."
+
+
+def _text_problem(value: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    if NUL in value:
+        return f"holds a NUL character ({value[:40]!r}), which no name or path can. Remove it."
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return f"holds half a character ({value[:40]!r}), which no file can. Write it anew."
+    return ""
