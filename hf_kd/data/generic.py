@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +13,7 @@ from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..registry import suggestion
 from .benchmarks import Benchmark
 from .labels import encode_labels
+from .opening import located
 from .overlap import overlap_notes, row_bytes
 from .reading import SPLIT_ALIASES, TableOptions, mapped_notes, read_splits, table_name
 from .rows import IGNORE_INDEX, Rows, column_values, fingerprint_of, stratified_rows
@@ -44,7 +46,7 @@ def table_source(
         loaded, label_column, options.missing_label, problem_type=problem_type, file_names=read.label_names
     )
     splits = {
-        split: Rows(_inputs(rows, columns, modality, split), labels.ids[split], targets=labels.targets.get(split))
+        split: Rows(_inputs(rows, columns, modality, split, read.folder), labels.ids[split], targets=labels.targets.get(split))
         for split, rows in loaded.items()
     }
     if options.sample_weight is not None:
@@ -167,7 +169,9 @@ def _kind(feature: Any) -> str:
     return type(feature).__name__
 
 
-def _inputs(rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality, split: str) -> datasets.Dataset:
+def _inputs(
+    rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality, split: str, folder: Path | None
+) -> datasets.Dataset:
     lacking = [column for column in columns if column not in rows.features]
     if lacking:
         raise ValueError(
@@ -188,10 +192,24 @@ def _inputs(rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality
                 "reads strings. Name a string column."
             )
     if modality == "image":
-        if not isinstance(kept.features[columns[0]], datasets.Image):
-            kept = kept.cast_column(columns[0], datasets.Image())  # a column of paths
+        kept = _as_images(kept, columns[0], folder, split)
         kept = kept if columns[0] == "image" else kept.rename_column(columns[0], "image")
     return kept
+
+
+def _as_images(rows: datasets.Dataset, column: str, folder: Path | None, split: str) -> datasets.Dataset:
+    """Images, the paths of images, or their encoded bytes."""
+    feature = rows.features[column]
+    if isinstance(feature, datasets.Image):
+        return rows
+    if _kind(feature) == "string":
+        return located(rows, column, folder, split)
+    if _kind(feature) in ("binary", "large_binary"):
+        return rows.cast_column(column, datasets.Image())
+    raise ValueError(
+        f"`load_task(image_column={column!r})` holds {_kind(feature)}, not images: they are stored as images, as the "
+        "paths of files, or as the bytes of files. Name another column."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

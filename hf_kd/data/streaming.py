@@ -14,6 +14,7 @@ from .augmentation import Augmentation
 from .benchmarks import Benchmark
 from .generic import named_splits, table_columns
 from .labels import class_id, score
+from .opening import undecoded
 from .overlap import row_bytes
 from .processing import ImageTransform, token_limit, tokenize
 from .reading import TableOptions, mapped_notes, read_splits, table_name
@@ -78,8 +79,8 @@ def stream_source(
         split: _mapped(splits[split].select_columns(kept), encode, () if label_column == "labels" else (label_column,))
         for split in SPLITS
     }
-    if modality == "image" and not isinstance(features[columns[0]], datasets.Image):
-        made = {split: rows.cast_column(columns[0], datasets.Image()) for split, rows in made.items()}
+    if modality == "image":
+        made = {split: undecoded(rows, columns[0]) for split, rows in made.items()}
     kind = "one number per row" if options.problem_type == REGRESSION else f"{len(names)} classes"
     facts = [f"{table_name(name_or_path)}: {kind}, streamed and not counted", *notes]
     return Source(

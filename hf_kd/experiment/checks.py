@@ -279,7 +279,7 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
         try:
             return DistillationTrainingArguments(output_dir="unused", **values)
         except Exception as error:  # noqa: BLE001 - transformers and accelerate raise anything
-            raise ValueError(one_line(error)) from error
+            raise ValueError(f"{one_line(error).rstrip('.')}.") from error
 
     values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}
     problems = probe(make, values, "training")[1]
@@ -295,6 +295,9 @@ def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any],
             make({name: value for name, value in values.items() if name != key})
         except ValueError:
             continue
+        unknown = re.search(r"got an unexpected keyword argument '(.+)'", line)
+        if unknown is not None:
+            return f"training.{key}.{unknown[1]}: unknown key."
         return f"training.{key}: {values[key]!r} is refused ({line.removeprefix('training: ').rstrip('.')})."
     return line
 

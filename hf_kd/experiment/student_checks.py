@@ -168,7 +168,7 @@ def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: 
         wanted = re.search(r" expected ([\w\[\], |]+), got \w+ \(value: |match any type in \((.+)\)", reason)
         if wanted is None:
             return [f"{label}.{key}: {reason.removeprefix('TypeError: ').rstrip('.')}."]
-        kinds = re.sub(r"<class '(\w+)'>", r"\1", wanted[1] or wanted[2])
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", wanted[1] or wanted[2]).replace("NoneType", "null")
         got = "null" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
         return [f"{label}.{key}: expected {kinds}, got {got}."]
     except (TypeError, ValueError, KeyError):
