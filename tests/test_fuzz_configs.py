@@ -43,10 +43,12 @@ def base(name, folder):
 
 def complaints(mutant, problems):
     """What is wrong with the words in which a mutant is refused."""
-    key = printable(".".join(map(str, mutant.path)))[:90]
+    key = ".".join(map(str, mutant.path))
     last = re.escape(printable(str(mutant.path[-1]))[:40])
+    shown = [printable(key)[:90], " ".join(key.split())[:90]]
     named = False
     for line in problems:
+        key = shown[line.startswith(shown[1])]
         if line != printable(line):
             yield f"not one line to read: {line[:200]!r}"
         if OF_A_LIBRARY.search(line):

@@ -125,7 +125,9 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
             if not problems:
                 valid = [*settings, *MIXING_DEFAULTS]
                 of = f" of {', '.join(names)}" if names else ""
-                problems.append(f"augmentation.{key}: unknown setting{of}.{suggestion(key, valid)}")
+                owner = next((name for name, own in SETTINGS.items() if key in own), None)
+                hint = f" It belongs to augmentation.name={owner}." if owner else suggestion(key, valid)
+                problems.append(f"augmentation.{key}: unknown setting{of}.{hint}")
             continue
         try:
             settings[key] = _checked(key, value)

@@ -8,6 +8,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..registry import suggestion
@@ -55,12 +57,13 @@ def table_source(
     if options.teacher_logits is not None:
         facts = stored_facts(read.folder)
         splits = with_stored_logits(splits, loaded, options.teacher_logits, labels.names, facts)
+    notes = [*labels.notes, *_row_notes(splits, modality, columns)]
     splits, made = _completed(splits, seed, benchmark is not None and benchmark.hides_test_labels)
     sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in SPLITS)
     kind = "one number per row" if problem_type == REGRESSION else f"{len(labels.names)} classes"
     kind += ", several per row" if problem_type == MULTI_LABEL else ""
     subset = f" ({options.subset})" if options.subset else ""
-    facts = [f"{table_name(name_or_path)}{subset}: {kind}, rows: {sizes}", *read.notes, *labels.notes]
+    facts = [f"{table_name(name_or_path)}{subset}: {kind}, rows: {sizes}", *read.notes, *notes]
     facts += [*mapped_notes(options.splits), *made]
     facts += overlap_notes(splits)
     return Source(
@@ -108,6 +111,20 @@ def named_splits(loaded: dict[str, Any], options: TableOptions) -> dict[str, Any
     return found
 
 
+def _row_notes(splits: dict[str, Rows], modality: Modality, columns: tuple[str, ...]) -> list[str]:
+    """Rows that are there and say little: nothing to read, or no label."""
+    notes = []
+    unlabelled = int((splits["train"].labels == IGNORE_INDEX).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} training rows have no label")
+    for split, rows in splits.items() if modality == "text" else ():
+        stripped = [pc.utf8_trim_whitespace(rows.table.data.column(column).cast(pa.large_string())) for column in columns]
+        blank = sum(pc.sum(pc.equal(texts, "")).as_py() or 0 for texts in stripped)
+        if blank:
+            notes.append(f"{blank:,} texts of {split} are blank")
+    return notes
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Columns
 # ---------------------------------------------------------------------------------------------------------------------
@@ -128,6 +145,7 @@ def table_columns(features: datasets.Features, options: TableOptions) -> tuple[M
                 f"`load_task(...)` was told to read the column {column!r}, which is not there."
                 f"{suggestion(column, features, there)}"
             )
+    _check_twice(features, options)
     label = options.label_column or _only(
         "label_column",
         [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -147,8 +165,20 @@ def table_columns(features: datasets.Features, options: TableOptions) -> tuple[M
     if images:
         return "image", (_only("image_column", images, there),), label
     texts = [name for name, feature in features.items() if _kind(feature) == "string" and name != label]
+    texts += [name for name in TEXT_NAMES if name in features and type(features[name]).__name__ == "Json"]
     preferred = [name for name in TEXT_NAMES if name in texts]
     return "text", (_only("text_column", preferred[:1] or texts, there),), label
+
+
+def _check_twice(features: datasets.Features, options: TableOptions) -> None:
+    """Two columns of one name: a reader of CSV renames the second, and which is meant is unknown."""
+    usual = [*(() if options.label_column else LABEL_NAMES), *(() if options.text_columns else TEXT_NAMES)]
+    for name in usual:
+        if name in features and f"{name}.1" in features:
+            raise ValueError(
+                f"`load_task(...)` found the column {name!r} twice (the second is read as '{name}.1'): guessing would "
+                "train on the wrong one. Rename one of them, or name the one that is meant."
+            )
 
 
 def _only(argument: str, candidates: list[str], there: str) -> str:
@@ -164,6 +194,8 @@ def _only(argument: str, candidates: list[str], there: str) -> str:
 
 def _kind(feature: Any) -> str:
     dtype = getattr(feature, "dtype", None)
+    if type(feature).__name__ == "Json":
+        return "values of several kinds"
     if isinstance(feature, datasets.Value):
         return "string" if dtype in ("string", "large_string") else str(dtype)
     return type(feature).__name__
@@ -182,10 +214,12 @@ def _inputs(
     for column in columns:
         holes = kept.data.column(column).null_count
         if holes:
+            first = next(row for row, value in enumerate(kept.data.column(column)) if not value.is_valid)
             raise ValueError(
-                f"`load_task(...)` found {holes} of {len(kept)} rows without a value in the column {column!r}: an "
-                "empty row has no input. Drop these rows first."
+                f"`load_task(...)` found {holes} of {len(kept)} rows without a value in the column {column!r} of "
+                f"{split}, the first in row {first}: an empty row has no input. Drop these rows first."
             )
+        _check_texts(kept, column, split)
         if modality == "text" and _kind(kept.features[column]) != "string":
             raise ValueError(
                 f"`load_task(text_column={column!r})` holds {_kind(kept.features[column])}, not text: a tokenizer "
@@ -195,6 +229,23 @@ def _inputs(
         kept = _as_images(kept, columns[0], folder, split)
         kept = kept if columns[0] == "image" else kept.rename_column(columns[0], "image")
     return kept
+
+
+def _check_texts(rows: datasets.Dataset, column: str, split: str) -> None:
+    """Bytes that are no text, and a row among texts that is none."""
+    who, kind = f"`load_task(text_column={column!r})`", _kind(rows.features[column])
+    if kind == "string":
+        try:
+            rows.data.column(column).validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{who} holds bytes in {split} that are no UTF-8 ({error}). Write the file anew.") from error
+    elif type(rows.features[column]).__name__ == "Json":
+        odd = next(((row, v) for row, v in enumerate(rows[column][:]) if not isinstance(v, str)), None)
+        if odd is not None:
+            raise ValueError(
+                f"{who} holds {odd[1]!r:.80} of type {type(odd[1]).__name__} in row {odd[0]} of {split}, and texts in "
+                "others: a tokenizer reads texts. Put it in quotes, or leave the row out."
+            )
 
 
 def _as_images(rows: datasets.Dataset, column: str, folder: Path | None, split: str) -> datasets.Dataset:
