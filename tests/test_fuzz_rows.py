@@ -5,6 +5,7 @@ import json
 import os
 import struct
 import zlib
+from datetime import date
 
 import datasets
 import numpy as np
@@ -152,7 +153,8 @@ def test_every_usual_kind_of_image_is_read(lazily, load, processor, tmp_path, mo
     monkeypatch.setattr(processing, "PRECOMPUTED_BYTES", 0 if lazily else 2**26)
     for index, content in enumerate(GOOD.values()):
         image_set(tmp_path / "set", content, f"odd{index}.png")
-    rows = every_row(load(tmp_path / "set", processor))
+    task = load(tmp_path / "set", processor)
+    rows = [row for split in SPLITS for row in getattr(task, split).select_columns(["pixel_values"])]
     assert len(rows) == 24 + len(GOOD)
     assert {tuple(row["pixel_values"].shape) for row in rows} == {(3, 4, 4)}
 
@@ -406,23 +408,23 @@ REFUSED = {  # file name, content, what is said
     "a number": ("train.jsonl", SOUND + "5\n", "could not read"),
     "null": ("train.jsonl", SOUND + "null\n", "without a value in the column 'text' of train, the first in row 24"),
     "no text": ("train.jsonl", SOUND + '{"label": "good"}\n', "the first in row 24"),
-    "no label column": ("train.jsonl", lines([{"text": "x"}] * 24), "label_column=...)` is needed"),
-    "no text column": ("train.jsonl", lines([{"label": "x"}] * 24), "text_column=...)` is needed"),
+    "no label column": ("train.jsonl", lines([{"text": "x"}] * 24), "label_column=.* is needed"),
+    "no text column": ("train.jsonl", lines([{"label": "x"}] * 24), "text_column=.* is needed"),
     "JSON in latin-1": ("train.jsonl", (SOUND + '{"text":"caf\xe9","label":"bad"}\n').encode("latin-1"), "UTF-8"),
     "JSON in UTF-16": ("train.jsonl", SOUND.encode("utf-16"), "UTF-8"),
     "half a character": ("train.jsonl", SOUND + '{"text":"\\ud83d","label":"bad"}\n', "surrogate"),
     "bytes": ("train.jsonl", bytes(range(256)), "could not read"),
     "an empty file": ("train.jsonl", b"", "it holds no row"),
     "blank lines": ("train.jsonl", b"\n\n", "it holds no row"),
-    "JSON of another form": ("train.json", json.dumps({"data": rows_of()}), "label_column=...)` is needed"),
+    "JSON of another form": ("train.json", json.dumps({"data": rows_of()}), "label_column=.* is needed"),
     "a quote": ("train.csv", table(rows_of()).replace("good film 4", '"good film 4'), "string starting at row 5"),
     "a quote at the end": ("train.csv", table(rows_of()) + '"never,good\nx,bad\n', "string starting at row 25"),
     "one field more": ("train.csv", table(rows_of()) + "a,b,c\n", "Expected 2 fields in line 26, saw 3"),
     "an empty text": ("train.csv", table(rows_of()) + ",good\n", "the first in row 24"),
     "CSV in latin-1": ("train.csv", (table(rows_of()) + "caf\xe9,good\n").encode("latin-1"), "UTF-8"),
     "semicolons": ("train.csv", table(rows_of()).replace(",", ";"), "text;label"),
-    "no header": ("train.csv", table(rows_of()).split("\n", 1)[1], "label_column=...)` is needed"),
-    "blanks in the header": ("train.csv", table(rows_of()).replace(",label", ", label"), "label_column=...)` is"),
+    "no header": ("train.csv", table(rows_of()).split("\n", 1)[1], "label_column=.* is needed"),
+    "blanks in the header": ("train.csv", table(rows_of()).replace(",label", ", label"), "label_column=.* is needed"),
     "label twice": ("train.csv", "text,label,label\na,b,c\nd,e,f\n", "column 'label' twice"),
     "text twice": ("train.csv", "text,text,label\na,b,c\nd,e,f\n", "column 'text' twice"),
     "header only": ("train.csv", "text,label\n", "it holds no row"),
@@ -474,7 +476,7 @@ def _parquet(path, text, label):
     [
         ([float("inf")] * 24, "holds inf of type float in row 0"),
         ([b"good", b"bad"] * 12, "of type bytes in row 0"),
-        ([np.datetime64("2020-01-01", "D")] * 24, "of type date in row 0"),
+        ([date(2020, 1, 1)] * 24, "of type date in row 0"),
     ],
     ids=["infinite", "bytes", "dates"],
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 _DECODER = datasets.Image()
 _SHOWN = 12  # bytes of a file that is no image, enough to see what it is
@@ -35,13 +35,13 @@ def opened(value: Any, where: str = "") -> Image.Image:
         image = value
     else:
         try:
-            _check_place(value)
-            image = _DECODER.decode_example(value)
+            image = _DECODER.decode_example(_content(value))
         except Exception as error:  # noqa: BLE001 - Pillow raises whatever its decoders meet in a broken file
-            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            unknown = isinstance(error, UnidentifiedImageError)
+            said = "it is no image of a known kind" if unknown else " ".join(str(error).split()).rstrip(".")
             raise ValueError(
-                f"`load_task(...)` cannot read the image {_name(value, where)}: {said}. Replace it, or leave the row "
-                "out."
+                f"`load_task(...)` cannot read the image {_name(value, where)}: {said or type(error).__name__}. "
+                "Replace it, or leave the row out."
             ) from error
     if image.mode.startswith("I;16"):  # Pillow would cut all above 255 off: a white image
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
@@ -54,13 +54,22 @@ def opened(value: Any, where: str = "") -> Image.Image:
     return image
 
 
-def _check_place(value: Any) -> None:
-    """Rows may name any address, and reading them must not call on it."""
+def _content(value: Any) -> Any:
+    """The row's value with the bytes of its file: an animation that is opened by path stays open.
+
+    Raises:
+        ValueError: It names an address, which reading a row must not call on, or a pipe, which would never end.
+    """
     path = str(value["path"]) if isinstance(value, dict) and value["bytes"] is None else ""
+    if not path:
+        return value
     if path.startswith(_ADDRESSES) and not path.startswith(datasets.config.HF_ENDPOINT):
         raise ValueError("it is an address, and nothing is downloaded for a row. Download it first")
-    if path and "://" not in path and Path(path).exists() and not Path(path).is_file():
-        raise ValueError("it is no file")  # a pipe would be waited for without end
+    if "://" in path:
+        return value  # a stream from the Hub
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("it is no file")
+    return {"path": path, "bytes": Path(path).read_bytes()}
 
 
 def located(rows: datasets.Dataset, column: str, folder: Path | None, split: str) -> datasets.Dataset:
@@ -85,7 +94,7 @@ def located(rows: datasets.Dataset, column: str, folder: Path | None, split: str
             raise ValueError(
                 f"{who}, which leads out of the folder of the table. Write a path below it, or an absolute one."
             )
-        there = next((place / value for place in places if (place / value).is_file()), None)
+        there = next((place / value for place in places if _is_file(place / value)), None)
         if there is None:
             raise ValueError(
                 f"{who}, and there is no such file below {' or '.join(repr(str(p.absolute())) for p in places)}. "
@@ -93,6 +102,13 @@ def located(rows: datasets.Dataset, column: str, folder: Path | None, split: str
             )
         found.append(str(there))
     return datasets.Dataset.from_dict({column: found}, features=datasets.Features({column: datasets.Image()}))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no name of a file at all
+        return False
 
 
 def _name(value: Any, where: str) -> str:

@@ -1,9 +1,14 @@
 """What no configuration can hold, wherever it stands: keys that are no words, and texts that are no text."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import get_token
+
 NUL = "\0"
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
+_SECRET = "holds an access token, which would be written to disk and pushed. Log in with `hf auth login` or set HF_TOKEN."
 
 
 def without_odd_parts(given: Any, path: str = "") -> tuple[Any, list[str]]:
@@ -20,7 +25,8 @@ def without_odd_parts(given: Any, path: str = "") -> tuple[Any, list[str]]:
     if isinstance(given, Mapping):
         entries, problems = {}, []
         for key, value in given.items():
-            at = f"{path}.{key}" if path else str(key)
+            name = "(a token)" if isinstance(key, str) and _is_secret(key) else str(key)
+            at = f"{path}.{name}" if path else name
             wrong = _key_problem(key) or _text_problem(value)
             if wrong:
                 problems.append(f"{at}: {wrong}")
@@ -50,6 +56,8 @@ def _key_problem(key: Any) -> str:
 def _text_problem(value: Any) -> str:
     if not isinstance(value, str):
         return ""
+    if _is_secret(value):
+        return _SECRET
     if NUL in value:
         return f"holds a NUL character ({value[:40]!r}), which no name or path can. Remove it."
     try:
@@ -57,3 +65,9 @@ def _text_problem(value: Any) -> str:
     except UnicodeEncodeError:
         return f"holds half a character ({value[:40]!r}), which no file can. Write it anew."
     return ""
+
+
+def _is_secret(value: str) -> bool:
+    """Whether a text holds the token of this machine, or what looks like anybody's."""
+    own = get_token() or ""
+    return bool(_TOKEN.search(value)) or (len(own) > 8 and own in value)
