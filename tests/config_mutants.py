@@ -83,7 +83,9 @@ def mutants(mapping):
     """Every mutant of a configuration, one change each, always in the same order."""
     for path in list(places(mapping)):
         for what, value in VALUES.items():
-            yield Mutant(path, f"set to {what}", _changed(mapping, path, lambda node, key, v=value: _set(node, key, v)))
+            yield Mutant(
+                path, f"set to {what}", _changed(mapping, path, lambda node, key, v=value: _set(node, key, v))
+            )
         yield Mutant(path, "left out", _changed(mapping, path, lambda node, key: node.pop(key)))
         if isinstance(path[-1], str):
             typo = path[-1][:-1] + "q"

@@ -54,7 +54,9 @@ def one_line_of(error):
     """The words of a refusal, which must be our own."""
     said = str(error.value)
     assert type(error.value) in (ValueError, TypeError)
-    assert said.startswith("`load_task(") and "\n" not in said and "Traceback" not in said
+    assert said.startswith("`load_task(")
+    assert "\n" not in said
+    assert "Traceback" not in said
     return said
 
 
@@ -467,8 +469,7 @@ def test_an_odd_file_is_read_whole(kind, load, tokenizer, tmp_path):
 
 
 def _parquet(path, text, label):
-    names = [name for name in ("text", "label")]
-    pq.write_table(pa.Table.from_arrays([pa.array(part) for part in (text, label)], names=names), path)
+    pq.write_table(pa.Table.from_arrays([pa.array(part) for part in (text, label)], names=["text", "label"]), path)
 
 
 @pytest.mark.parametrize(

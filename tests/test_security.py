@@ -19,9 +19,12 @@ from hf_kd.data import load_task
 from hf_kd.data.wordpiece import train_wordpiece
 from hf_kd.experiment import load_config, parse_config, run_experiment
 from hf_kd.experiment.config import StudentSection, TeacherSection
-from hf_kd.experiment.evaluation import evaluate_models
+from hf_kd.experiment.evaluation import evaluate_model
+from hf_kd.experiment.run_folder import evaluate_run
 from hf_kd.label_map import read_mapping
-from hf_kd.publish import push
+from hf_kd.publish import push_folder
+from hf_kd.publish.folder import bundle
+from hf_kd.publish.push import check_local
 from hf_kd.registry import ConfigError
 from hf_kd.teacher import load_teacher
 
@@ -104,19 +107,19 @@ def calls(pattern):
 
 def test_the_package_itself_reads_no_pickle_and_runs_no_text():
     """One `torch.load` or `yaml.load` in a corner undoes all else here."""
-    assert calls(r"torch\.load\(|pickle\.loads?\(|joblib|allow_pickle=True|np\.load\(") == []
+    assert calls(r"torch\.load\(|pickle\.loads?\(|import joblib|allow_pickle=True|np\.load\(") == []
     assert calls(r"yaml\.(load|full_load|unsafe_load)\(|(?<![.\w])(eval|exec)\(|os\.system|shell=True") == []
-    assert calls(r"trust_remote_code\s*(:\s*bool)?\s*=\s*True(?!`)|extractall\(") == []
+    assert calls(r"trust_remote_code\s*(:\s*bool)?\s*=\s*True(?![`"])|extractall\(") == []
 
 
 def test_remote_code_and_pickled_weights_are_off_unless_asked_for():
     """Every section, and every function that loads a model."""
     for section in (TeacherSection(model="x/y"), StudentSection(model="x/y")):
         assert (section.trust_remote_code, section.use_safetensors) == (False, True)
-    for function in (load_teacher, evaluate_models):
+    for function in (load_teacher, evaluate_model):
         assert function.__kwdefaults__["trust_remote_code"] is False
         assert function.__kwdefaults__["use_safetensors"] is True
-    assert push.__kwdefaults__["trust_remote_code"] is False
+    assert push_folder.__kwdefaults__["trust_remote_code"] is False
 
 
 # ---- Files that are read as text
@@ -143,7 +146,7 @@ def test_the_notes_of_a_run_make_no_objects(copy, trace):
     """`hf-kd evaluate FOLDER` reads the resolved configuration of somebody else's run."""
     (copy / "resolved_config.yaml").write_text(f"data: !!python/object/apply:os.mkdir [{trace}]\n")
     with pytest.raises(ConfigError):
-        evaluate_models([copy])
+        evaluate_run(copy)
     assert not trace.exists()
 
 
@@ -161,8 +164,9 @@ def test_pickles_beside_a_model_are_not_read(copy, trace, tmp_path):
     config = {**TINY, "teacher": teacher, "output_dir": str(tmp_path / "new"), "student": {"model": str(copy)}}
     del config["objective"]
     run_experiment({**config, "method": {"name": "kd"}})
-    evaluate_models([copy], data="embedded/digits")
-    push(copy, "owner/name", dry_run=True)
+    evaluate_model(str(copy), "embedded/digits")
+    check_local(copy)  # what `hf-kd push` does before it talks to the Hub
+    assert not set(bundle(copy)) & set(LEFT_IN_A_MODEL), "nor handed on to others"
     assert not trace.exists()
 
 
@@ -173,10 +177,10 @@ def test_pickled_weights_alone_are_refused(copy, trace, tmp_path):
     config = {**TINY, "output_dir": str(tmp_path / "new")}
     with pytest.raises(ConfigError, match=r"student\.model: .*safetensors"):
         run_experiment({**config, "student": {"model": str(copy)}})
-    with pytest.raises(ValueError, match="safetensors"):
+    with pytest.raises(OSError, match="safetensors"):
         load_teacher(str(copy))
     with pytest.raises(ConfigError, match="safetensors"):
-        evaluate_models([copy], data="embedded/digits")
+        evaluate_model(str(copy), "embedded/digits")
     assert not trace.exists()
 
 
@@ -228,7 +232,7 @@ def test_code_in_a_model_folder_is_not_imported(copy, trace, tmp_path):
     for name in ("own.py", "setup.py", "conftest.py", "sitecustomize.py"):
         (copy / name).write_text(code)
     with pytest.raises(ConfigError, match="trust_remote_code"):
-        evaluate_models([copy], data="embedded/digits")
+        evaluate_model(str(copy), "embedded/digits")
     config = {**TINY, "output_dir": str(tmp_path / "new"), "student": {"model": str(copy)}}
     with pytest.raises(ConfigError, match="trust_remote_code"):
         run_experiment(config)

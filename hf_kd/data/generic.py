@@ -48,7 +48,9 @@ def table_source(
         loaded, label_column, options.missing_label, problem_type=problem_type, file_names=read.label_names
     )
     splits = {
-        split: Rows(_inputs(rows, columns, modality, split, read.folder), labels.ids[split], targets=labels.targets.get(split))
+        split: Rows(
+            _inputs(rows, columns, modality, split, read.folder), labels.ids[split], targets=labels.targets.get(split)
+        )
         for split, rows in loaded.items()
     }
     if options.sample_weight is not None:
@@ -118,7 +120,9 @@ def _row_notes(splits: dict[str, Rows], modality: Modality, columns: tuple[str, 
     if unlabelled:
         notes.append(f"{unlabelled:,} training rows have no label")
     for split, rows in splits.items() if modality == "text" else ():
-        stripped = [pc.utf8_trim_whitespace(rows.table.data.column(column).cast(pa.large_string())) for column in columns]
+        stripped = [
+            pc.utf8_trim_whitespace(rows.table.data.column(column).cast(pa.large_string())) for column in columns
+        ]
         blank = sum(pc.sum(pc.equal(texts, "")).as_py() or 0 for texts in stripped)
         if blank:
             notes.append(f"{blank:,} texts of {split} are blank")
@@ -238,7 +242,9 @@ def _check_texts(rows: datasets.Dataset, column: str, split: str) -> None:
         try:
             rows.data.column(column).validate(full=True)
         except pa.ArrowInvalid as error:
-            raise ValueError(f"{who} holds bytes in {split} that are no UTF-8 ({error}). Write the file anew.") from error
+            raise ValueError(
+                f"{who} holds bytes in {split} that are no UTF-8 ({error}). Write the file anew."
+            ) from error
     elif type(rows.features[column]).__name__ == "Json":
         odd = next(((row, v) for row, v in enumerate(rows[column][:]) if not isinstance(v, str)), None)
         if odd is not None:

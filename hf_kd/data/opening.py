@@ -36,7 +36,7 @@ def opened(value: Any, where: str = "") -> Image.Image:
     else:
         try:
             image = _DECODER.decode_example(_content(value))
-        except Exception as error:  # noqa: BLE001 - Pillow raises whatever its decoders meet in a broken file
+        except Exception as error:
             unknown = isinstance(error, UnidentifiedImageError)
             said = "it is no image of a known kind" if unknown else " ".join(str(error).split()).rstrip(".")
             raise ValueError(

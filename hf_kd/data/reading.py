@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError
 
 from ..registry import nearest, suggestion
 from .origin import hub_origin
@@ -99,7 +99,7 @@ def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str
                 f"`load_task(streaming=True)` got {str(path)!r}, which `save_to_disk` wrote: its rows are mapped "
                 "from the disk and never read whole. Leave streaming out."
             )
-        saved = datasets.load_from_disk(str(path))
+        saved = _from_disk(path)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else dict(saved)
         return Loaded(_renamed(splits, options), _label_file(path), folder=path)
     pictures = image_folder(path) if path.is_dir() and options.subset is None else None
@@ -347,14 +347,25 @@ def _load_dataset(builder: str, extra: dict[str, Any], options: TableOptions, **
         }
     except (DatasetNotFoundError, ConnectionError, FileNotFoundError):
         raise  # the caller knows what was asked for
-    except Exception as error:  # noqa: BLE001 - the readers of files raise whatever they meet
+    except Exception as error:
         files = where.get("data_files") or {}
-        if not files and not isinstance(error, DatasetGenerationError):
-            raise  # about a name on the Hub
+        if not files and isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+            raise  # about a name on the Hub, in words
         names = ", ".join(path for paths in files.values() for path in paths) or repr(builder)
         raise ValueError(
             f"`load_task(name_or_path=...)` could not read {names}: {_reason(error)}. Check that the file is what its "
             "name says, in UTF-8, and that all its rows have the same columns."
+        ) from error
+
+
+def _from_disk(path: Path) -> Any:
+    """What `save_to_disk` wrote."""
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"`load_task(name_or_path=...)` could not read {str(path)!r}, which looks like what `save_to_disk` wrote: "
+            f"{_reason(error)}. Write it anew."
         ) from error
 
 

@@ -60,7 +60,9 @@ class TeacherImages(ImageTransform):
         """One ``(channels, height, width)`` tensor per image."""
         if self.channels == RGB:
             return super().pixels(images)
-        processed = self.processor([opened(image).convert("L") for image in images], do_convert_rgb=False)["pixel_values"]
+        processed = self.processor([opened(image).convert("L") for image in images], do_convert_rgb=False)[
+            "pixel_values"
+        ]
         return [torch.as_tensor(pixels).reshape(1, *torch.as_tensor(pixels).shape[-2:]) for pixels in processed]
 
 

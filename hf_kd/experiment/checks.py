@@ -278,7 +278,7 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
     def make(values: Mapping[str, Any]) -> DistillationTrainingArguments:
         try:
             return DistillationTrainingArguments(output_dir="unused", **values)
-        except Exception as error:  # noqa: BLE001 - transformers and accelerate raise anything
+        except Exception as error:
             raise ValueError(f"{one_line(error).rstrip('.')}.") from error
 
     values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}

@@ -8,7 +8,9 @@ from huggingface_hub import get_token
 
 NUL = "\0"
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{30,}")
-_SECRET = "holds an access token, which would be written to disk and pushed. Log in with `hf auth login` or set HF_TOKEN."
+_SECRET = (
+    "holds an access token, which would be written to disk and pushed. Log in with `hf auth login` or set HF_TOKEN."
+)
 
 
 def without_odd_parts(given: Any, path: str = "") -> tuple[Any, list[str]]:
@@ -37,7 +39,8 @@ def without_odd_parts(given: Any, path: str = "") -> tuple[Any, list[str]]:
     if isinstance(given, list):
         wrong = {index: _text_problem(value) for index, value in enumerate(given)}
         problems = [f"{path}.{index}: {problem}" for index, problem in wrong.items() if problem]
-        parts = [without_odd_parts(value, f"{path}.{index}") for index, value in enumerate(given)]
+        kept = [(index, value) for index, value in enumerate(given) if not wrong[index]]
+        parts = [without_odd_parts(value, f"{path}.{index}") for index, value in kept]
         return [part for part, _ in parts], problems + [line for _, lines in parts for line in lines]
     return given, []
 

@@ -127,7 +127,9 @@ def _architecture_problems(settings: Mapping[Any, Any]) -> list[str]:
         required = f"{label}.model_type: is required, e.g. vit, resnet, bert or distilbert."
         return [*mistyped("model_type", settings, label), required]
     if not isinstance(model_type, str):
-        return [f"{label}.model_type: expected the name of an architecture, such as vit, got {reprlib.repr(model_type)}."]
+        return [
+            f"{label}.model_type: expected the name of an architecture, such as vit, got {reprlib.repr(model_type)}."
+        ]
     if model_type not in CONFIG_MAPPING:
         hint = nearest(model_type, list(CONFIG_MAPPING))
         return [f"{label}.model_type: unknown architecture {model_type!r}.{hint} See `transformers.CONFIG_MAPPING`."]
