@@ -211,8 +211,8 @@ def _plain(value: Any, column: str, missing_label: int | str | None, where: str 
     if not isinstance(value, (str, int)):
         raise ValueError(
             f"`load_task(label_column={column!r})` holds {value!r} of type {type(value).__name__}{where}: each "
-            "row must have one class, as a name or an integer. Name another column, or, for regression and for several "
-            f"labels per row, pass problem_type={REGRESSION!r} or {MULTI_LABEL!r}."
+            "row must have one class, as a name or an integer. Name another column, or, for regression and for "
+            f"several labels per row, pass problem_type={REGRESSION!r} or {MULTI_LABEL!r}."
         )
     return value
 
