@@ -189,9 +189,9 @@ def _ids(values: list[Any], ids: dict[Any, int], split: str, column: str) -> np.
     if unknown:
         known = ", ".join(str(value) for value in list(ids)[:8])
         raise ValueError(
-            f"`load_task(label_column={column!r})` has {', '.join(unknown[:5])} in {split} (first in row "
-            f"{next(row for row, value in enumerate(values) if str(value) == unknown[0])}), which is no class of the "
-            f"training rows ({known}{', ...' if len(ids) > 8 else ''}): nothing could learn it. Drop the rows, or, if "
+            f"`load_task(label_column={column!r})` has {', '.join(unknown[:5])} in {split}, which is no class of the "
+            f"training rows ({known}{', ...' if len(ids) > 8 else ''}): nothing could learn it. Drop the rows "
+            f"({unknown[0]} is first in row {next(r for r, v in enumerate(values) if str(v) == unknown[0])}), or, if "
             f"the value means unlabelled, pass missing_label={unknown[0]}."
         )
     return np.array([IGNORE_INDEX if value is None else ids[value] for value in values], dtype=np.int64)

@@ -1,6 +1,7 @@
 """What types alone cannot check in the section `student`, before any model is loaded."""
 
 import difflib
+import math
 import re
 import reprlib
 import typing
@@ -163,6 +164,8 @@ def architecture_settings(cls: type[PreTrainedConfig]) -> list[str]:
 
 
 def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: str) -> list[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{label}.{key}: expected a finite number, got {value}."]
     try:
         cls(**{key: value})
     except StrictDataclassError as error:
