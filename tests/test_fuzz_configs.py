@@ -253,6 +253,8 @@ LATER = (
     *(("data", "class_weights", value) for value in ("x", [], {"a": 1.0})),
     *(("data", "name", value) for value in ("a\nb: c", "x" * 5000, "../..")),
     ("training", "metric_for_best_model", "x"),
+    ("training", "report_to", "tensorbord"),
+    ("training", "optim_args", "eps"),
 )
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..losses import LOSSES, DistillationLoss, as_losses
@@ -268,8 +269,21 @@ def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dic
     problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
     if not problems:
         problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)
-        problems += _argument_problems(section)
+        problems += _argument_problems(section) + _unread_problems(section)
     return section, problems
+
+
+def _unread_problems(section: Mapping[str, Any]) -> list[str]:
+    """What the arguments take as it is, and the Trainer refuses when everything is loaded."""
+    settings, report = section.get("optim_args"), section.get("report_to")
+    problems = []
+    if settings and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in settings.split(",")):
+        problems.append(f"training.optim_args: expected name=value, several with commas between, got {settings!r}.")
+    known = [*INTEGRATION_TO_CALLBACK, "none", "all"]
+    for name in [report] if isinstance(report, str) else report or ():
+        if name not in known:
+            problems.append(f"training.report_to: unknown value {name!r}.{suggestion(name, known)}")
+    return problems
 
 
 def _argument_problems(section: Mapping[str, Any]) -> list[str]:
