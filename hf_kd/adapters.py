@@ -47,7 +47,7 @@ def adapter_config_class(kind: Any) -> type["PeftConfig"]:
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise ConfigError(
             [
                 f"type: unknown adapter {kind!r}.{suggestion(kind, TYPES)} Any other adapter that PEFT has can be "

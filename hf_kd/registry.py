@@ -7,6 +7,7 @@ refuses unknown names and arguments, listing all problems of a level at once.
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,12 +16,23 @@ class ConfigError(ValueError):
     """One or more problems in a configuration, each a `path: problem` line.
 
     Args:
-        problems: The lines, in reading order.
+        problems: The lines, in reading order. What would break a line or steer a terminal is escaped, and what no one
+            would read to its end is shortened: they quote values as they were given.
     """
 
     def __init__(self, problems: Iterable[str]):
-        self.problems = list(problems)
+        self.problems = [printable(line) for line in problems]
         super().__init__("\n".join(self.problems))
+
+
+LONGEST_WORD, LONGEST_LINE = 300, 2000
+
+
+def printable(text: str) -> str:
+    """`text` on one line: control characters as Python writes them, and what is very long without its middle."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    shown = re.sub(rf"\S{{{LONGEST_WORD + 1},}}", lambda word: f"{word[0][:100]}...{word[0][-50:]}", shown)
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[: LONGEST_LINE - 500]} ... {shown[-400:]}"
 
 
 def nearest(name: Any, options: Iterable[str]) -> str | None:

@@ -115,8 +115,9 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
         raise ConfigError(
             [*wrong, f"augmentation.name: expected a name, or several in order.{suggestion('', SETTINGS)}"]
         )
-    problems = [f"augmentation.name: {_unknown(name)}" for name in names if name not in SETTINGS]
-    known = {key: value for name in names for key, value in SETTINGS.get(name, {}).items()}
+    odd = [name for name in names if not isinstance(name, str) or name not in SETTINGS]
+    problems = [f"augmentation.name: {_unknown(name)}" for name in odd]
+    known = {key: value for name in names if name not in odd for key, value in SETTINGS[name].items()}
     settings = {"random_erasing": 0.0, **known}
     given = {key: value for key, value in spec.items() if key != "name" and key not in MIXING_DEFAULTS}
     for key, value in given.items():
@@ -124,7 +125,9 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
             if not problems:
                 valid = [*settings, *MIXING_DEFAULTS]
                 of = f" of {', '.join(names)}" if names else ""
-                problems.append(f"augmentation.{key}: unknown setting{of}.{suggestion(key, valid)}")
+                owner = next((name for name, own in SETTINGS.items() if key in own), None)
+                hint = f" It belongs to augmentation.name={owner}." if owner else suggestion(key, valid)
+                problems.append(f"augmentation.{key}: unknown setting{of}.{hint}")
             continue
         try:
             settings[key] = _checked(key, value)
@@ -143,7 +146,7 @@ def parse_mixing(spec: Any) -> Mixing | None:
 
 
 def _unknown(name: Any) -> str:
-    if name in MIXING_DEFAULTS:
+    if isinstance(name, str) and name in MIXING_DEFAULTS:
         return f"{name!r} is a setting, with a strength: give e.g. {{{name}: 0.8}}, with or without `name`."
     return f"unknown augmentation {name!r}.{suggestion(name, SETTINGS)}"
 

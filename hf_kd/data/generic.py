@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..registry import suggestion
 from .benchmarks import Benchmark
 from .labels import encode_labels
+from .opening import located
 from .overlap import overlap_notes, row_bytes
 from .reading import SPLIT_ALIASES, TableOptions, mapped_notes, read_splits, table_name
 from .rows import IGNORE_INDEX, Rows, column_values, fingerprint_of, stratified_rows
@@ -44,7 +48,9 @@ def table_source(
         loaded, label_column, options.missing_label, problem_type=problem_type, file_names=read.label_names
     )
     splits = {
-        split: Rows(_inputs(rows, columns, modality, split), labels.ids[split], targets=labels.targets.get(split))
+        split: Rows(
+            _inputs(rows, columns, modality, split, read.folder), labels.ids[split], targets=labels.targets.get(split)
+        )
         for split, rows in loaded.items()
     }
     if options.sample_weight is not None:
@@ -53,12 +59,13 @@ def table_source(
     if options.teacher_logits is not None:
         facts = stored_facts(read.folder)
         splits = with_stored_logits(splits, loaded, options.teacher_logits, labels.names, facts)
+    notes = [*labels.notes, *_row_notes(splits, modality, columns)]
     splits, made = _completed(splits, seed, benchmark is not None and benchmark.hides_test_labels)
     sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in SPLITS)
     kind = "one number per row" if problem_type == REGRESSION else f"{len(labels.names)} classes"
     kind += ", several per row" if problem_type == MULTI_LABEL else ""
     subset = f" ({options.subset})" if options.subset else ""
-    facts = [f"{table_name(name_or_path)}{subset}: {kind}, rows: {sizes}", *read.notes, *labels.notes]
+    facts = [f"{table_name(name_or_path)}{subset}: {kind}, rows: {sizes}", *read.notes, *notes]
     facts += [*mapped_notes(options.splits), *made]
     facts += overlap_notes(splits)
     return Source(
@@ -106,6 +113,22 @@ def named_splits(loaded: dict[str, Any], options: TableOptions) -> dict[str, Any
     return found
 
 
+def _row_notes(splits: dict[str, Rows], modality: Modality, columns: tuple[str, ...]) -> list[str]:
+    """Rows that are there and say little: nothing to read, or no label."""
+    notes = []
+    unlabelled = int((splits["train"].labels == IGNORE_INDEX).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled:,} training rows have no label")
+    for split, rows in splits.items() if modality == "text" else ():
+        stripped = [
+            pc.utf8_trim_whitespace(rows.table.data.column(column).cast(pa.large_string())) for column in columns
+        ]
+        blank = sum(pc.sum(pc.equal(texts, "")).as_py() or 0 for texts in stripped)
+        if blank:
+            notes.append(f"{blank:,} texts of {split} are blank")
+    return notes
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Columns
 # ---------------------------------------------------------------------------------------------------------------------
@@ -126,6 +149,7 @@ def table_columns(features: datasets.Features, options: TableOptions) -> tuple[M
                 f"`load_task(...)` was told to read the column {column!r}, which is not there."
                 f"{suggestion(column, features, there)}"
             )
+    _check_twice(features, options)
     label = options.label_column or _only(
         "label_column",
         [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
@@ -145,8 +169,20 @@ def table_columns(features: datasets.Features, options: TableOptions) -> tuple[M
     if images:
         return "image", (_only("image_column", images, there),), label
     texts = [name for name, feature in features.items() if _kind(feature) == "string" and name != label]
+    texts += [name for name in TEXT_NAMES if name in features and type(features[name]).__name__ == "Json"]
     preferred = [name for name in TEXT_NAMES if name in texts]
     return "text", (_only("text_column", preferred[:1] or texts, there),), label
+
+
+def _check_twice(features: datasets.Features, options: TableOptions) -> None:
+    """Two columns of one name: a reader of CSV renames the second, and which is meant is unknown."""
+    usual = [*(() if options.label_column else LABEL_NAMES), *(() if options.text_columns else TEXT_NAMES)]
+    for name in usual:
+        if name in features and f"{name}.1" in features:
+            raise ValueError(
+                f"`load_task(...)` found the column {name!r} twice (the second is read as '{name}.1'): guessing would "
+                "train on the wrong one. Rename one of them, or name the one that is meant."
+            )
 
 
 def _only(argument: str, candidates: list[str], there: str) -> str:
@@ -162,12 +198,16 @@ def _only(argument: str, candidates: list[str], there: str) -> str:
 
 def _kind(feature: Any) -> str:
     dtype = getattr(feature, "dtype", None)
+    if type(feature).__name__ == "Json":
+        return "values of several kinds"
     if isinstance(feature, datasets.Value):
         return "string" if dtype in ("string", "large_string") else str(dtype)
     return type(feature).__name__
 
 
-def _inputs(rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality, split: str) -> datasets.Dataset:
+def _inputs(
+    rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality, split: str, folder: Path | None
+) -> datasets.Dataset:
     lacking = [column for column in columns if column not in rows.features]
     if lacking:
         raise ValueError(
@@ -178,20 +218,55 @@ def _inputs(rows: datasets.Dataset, columns: tuple[str, ...], modality: Modality
     for column in columns:
         holes = kept.data.column(column).null_count
         if holes:
+            first = next(row for row, value in enumerate(kept.data.column(column)) if not value.is_valid)
             raise ValueError(
-                f"`load_task(...)` found {holes} of {len(kept)} rows without a value in the column {column!r}: an "
-                "empty row has no input. Drop these rows first."
+                f"`load_task(...)` found {holes} of {len(kept)} rows without a value in the column {column!r} of "
+                f"{split}, the first in row {first}: an empty row has no input. Drop these rows first."
             )
+        _check_texts(kept, column, split)
         if modality == "text" and _kind(kept.features[column]) != "string":
             raise ValueError(
                 f"`load_task(text_column={column!r})` holds {_kind(kept.features[column])}, not text: a tokenizer "
                 "reads strings. Name a string column."
             )
     if modality == "image":
-        if not isinstance(kept.features[columns[0]], datasets.Image):
-            kept = kept.cast_column(columns[0], datasets.Image())  # a column of paths
+        kept = _as_images(kept, columns[0], folder, split)
         kept = kept if columns[0] == "image" else kept.rename_column(columns[0], "image")
     return kept
+
+
+def _check_texts(rows: datasets.Dataset, column: str, split: str) -> None:
+    """Bytes that are no text, and a row among texts that is none."""
+    who, kind = f"`load_task(text_column={column!r})`", _kind(rows.features[column])
+    if kind == "string":
+        try:
+            rows.data.column(column).validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"{who} holds bytes in {split} that are no UTF-8 ({error}). Write the file anew."
+            ) from error
+    elif type(rows.features[column]).__name__ == "Json":
+        odd = next(((row, v) for row, v in enumerate(rows[column][:]) if not isinstance(v, str)), None)
+        if odd is not None:
+            raise ValueError(
+                f"{who} holds {odd[1]!r:.80} of type {type(odd[1]).__name__} in row {odd[0]} of {split}, and texts in "
+                "others: a tokenizer reads texts. Put it in quotes, or leave the row out."
+            )
+
+
+def _as_images(rows: datasets.Dataset, column: str, folder: Path | None, split: str) -> datasets.Dataset:
+    """Images, the paths of images, or their encoded bytes."""
+    feature = rows.features[column]
+    if isinstance(feature, datasets.Image):
+        return rows
+    if _kind(feature) == "string":
+        return located(rows, column, folder, split)
+    if _kind(feature) in ("binary", "large_binary"):
+        return rows.cast_column(column, datasets.Image())
+    raise ValueError(
+        f"`load_task(image_column={column!r})` holds {_kind(feature)}, not images: they are stored as images, as the "
+        "paths of files, or as the bytes of files. Name another column."
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

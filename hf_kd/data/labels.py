@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ import numpy as np
 
 from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .rows import IGNORE_INDEX
+
+_HOLES = ("NA", "N/A", "n/a", "NULL", "Null", "null", "None", "<NA>", "#N/A", "?")
+_EXACT = 2**53  # up to here a float holds every integer
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,12 @@ def encode_labels(
         return Labels(("score",), ids, targets)
     if problem_type == MULTI_LABEL:
         return _several(values, feature, column, file_names)
-    plain = {split: [_plain(v, column, missing_label) for v in part] for split, part in values.items()}
+    for split, part in values.items():
+        _check_kinds(part, column, split, missing_label)
+    plain = {
+        split: [_plain(v, column, missing_label, f" in row {row} of {split}") for row, v in enumerate(part)]
+        for split, part in values.items()
+    }
     names, classes, notes = _classes(feature, plain["train"], column, file_names)
     _check_enough(names, len(plain["train"]), column)
     ids = {value: index for index, value in enumerate(classes)}
@@ -75,6 +84,54 @@ def _values(rows: datasets.Dataset, column: str) -> list[Any]:
     if column not in rows.features:
         return [None] * len(rows)
     return rows.with_format(None).select_columns([column])[column][:]
+
+
+def _check_kinds(values: Sequence[Any], column: str, split: str, missing_label: Any) -> None:
+    """True and false among names would be two more classes."""
+    known = [(row, v) for row, v in enumerate(values) if v is not None and v != missing_label]
+    odd = next(((row, v) for row, v in known if isinstance(v, bool)), None)
+    if odd is not None and not all(isinstance(v, bool) for _, v in known):
+        raise ValueError(
+            f"`load_task(label_column={column!r})` holds {odd[1]!r} in row {odd[0]} of {split}, and something else in "
+            "others, so it mixes names and numbers with true and false. Make them all of one kind."
+        )
+
+
+def _check_names(classes: Sequence[Any], rows: Mapping[Any, int], column: str) -> None:
+    """Names that are blank, or that no reader can tell apart, are slips of the pen."""
+    stripped: dict[str, str] = {}
+    for name in (value for value in classes if isinstance(value, str)):
+        if not name.strip():
+            raise ValueError(
+                f"`load_task(label_column={column!r})` holds {name!r} in row {rows[name]} of train: a class needs a "
+                f"name. If it means unlabelled, pass missing_label={name!r}."
+            )
+        if name.strip() in stripped:
+            raise ValueError(
+                f"`load_task(label_column={column!r})` holds {name!r} in row {rows[name]} of train and "
+                f"{stripped[name.strip()]!r} in row {rows[stripped[name.strip()]]}: as classes they differ by blanks "
+                "alone. Correct the rows."
+            )
+        stripped[name.strip()] = name
+
+
+def _hole_notes(classes: Sequence[str], rows: Mapping[Any, int], column: str) -> tuple[str, ...]:
+    """Words that some programs write for nothing: classes among names, a slip among numbers."""
+    words = [name for name in classes if name in _HOLES]
+    if words and all(re.fullmatch(r"[+-]?\d+(\.0*)?", name) for name in classes if name not in _HOLES):
+        raise ValueError(
+            f"`load_task(label_column={column!r})` holds {words[0]!r} in row {rows[words[0]]} of train, and numbers "
+            "otherwise: taken as they are written, all of them would be names. Leave the cell empty where there is no "
+            "label."
+        )
+    return (f"{', '.join(map(repr, words))} is taken for the name of a class",) if words else ()
+
+
+def _minus_one_notes(classes: Sequence[Any], values: Sequence[Any]) -> tuple[str, ...]:
+    """Many tables write -1 where they know no label."""
+    if -1 not in classes or min(classes) < -1:
+        return ()
+    return (f"-1 is one of the classes ({values.count(-1):,} training rows; missing_label=-1 makes them unlabelled)",)
 
 
 def _classes(
@@ -95,14 +152,20 @@ def _classes(
     is_another_columns = file_names is not None and not by_number and present.isdisjoint(file_names)
     if file_names is None or is_another_columns:
         classes = sorted(present)
+        first = {value: row for row, value in reversed(list(enumerate(values)))}
+        _check_names(classes, first, column)
         notes = ("labels.txt names none of these classes, and was not used",) if is_another_columns else ()
+        if by_number:
+            notes += _minus_one_notes(classes, values)
+        else:
+            notes += _hole_notes(classes, first, column)
         return tuple(str(value) for value in classes), classes, notes
     classes = list(range(len(file_names))) if by_number else list(file_names)
     unknown = sorted(present - set(classes))
     if unknown:
         known = f"the ids 0 to {len(file_names) - 1}" if by_number else f"{', '.join(file_names[:5])}, ..."
         raise ValueError(
-            f"`load_task(label_column={column!r})` has {', '.join(map(str, unknown[:5]))} in train, but labels.txt "
+            f"`load_task(label_column={column!r})` has {', '.join(map(repr, unknown[:5]))} in train, but labels.txt "
             f"beside the files names {len(file_names)} classes ({known}): which class is meant is unknown. Name "
             "another label_column, correct the file, or move it away."
         )
@@ -127,18 +190,19 @@ def _ids(values: list[Any], ids: dict[Any, int], split: str, column: str) -> np.
         known = ", ".join(str(value) for value in list(ids)[:8])
         raise ValueError(
             f"`load_task(label_column={column!r})` has {', '.join(unknown[:5])} in {split}, which is no class of the "
-            f"training rows ({known}{', ...' if len(ids) > 8 else ''}): nothing could learn it. Drop the rows, or, if "
+            f"training rows ({known}{', ...' if len(ids) > 8 else ''}): nothing could learn it. Drop the rows "
+            f"({unknown[0]} is first in row {next(r for r, v in enumerate(values) if str(v) == unknown[0])}), or, if "
             f"the value means unlabelled, pass missing_label={unknown[0]}."
         )
     return np.array([IGNORE_INDEX if value is None else ids[value] for value in values], dtype=np.int64)
 
 
-def _plain(value: Any, column: str, missing_label: int | str | None) -> str | int | None:
+def _plain(value: Any, column: str, missing_label: int | str | None, where: str = "") -> str | int | None:
     """A class as a str or an int; None where the row is unlabelled."""
     if isinstance(value, float):
         if math.isnan(value):
             return None
-        if value.is_integer():  # pandas reads integers with gaps as floats
+        if value.is_integer() and abs(value) <= _EXACT:  # pandas reads integers with gaps as floats
             value = int(value)
     if value is None or value == IGNORE_INDEX or (missing_label is not None and value == missing_label):
         return None
@@ -146,9 +210,9 @@ def _plain(value: Any, column: str, missing_label: int | str | None) -> str | in
         return str(value)
     if not isinstance(value, (str, int)):
         raise ValueError(
-            f"`load_task(label_column={column!r})` holds {value!r} of type {type(value).__name__}: each row must have "
-            "one class, as a name or an integer. Name another column, or, for regression and for several labels per "
-            f"row, pass problem_type={REGRESSION!r} or {MULTI_LABEL!r}."
+            f"`load_task(label_column={column!r})` holds {value!r} of type {type(value).__name__}{where}: each "
+            "row must have one class, as a name or an integer. Name another column, or, for regression and for "
+            f"several labels per row, pass problem_type={REGRESSION!r} or {MULTI_LABEL!r}."
         )
     return value
 

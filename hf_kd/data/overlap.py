@@ -67,6 +67,17 @@ def row_bytes(values: Any) -> bytes:
     parts = []
     for value in values:
         if isinstance(value, dict):
-            value = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+            value = value["bytes"] if value["bytes"] is not None else _content(value["path"])
         parts.append(value if isinstance(value, bytes) else value.encode())
     return b"\0".join(parts)
+
+
+def _content(path: str) -> bytes:
+    try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError("it is no file")  # a pipe would be waited for without end
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"`load_task(...)` cannot read {path!r}: {error.strerror or error}. Replace it, or leave the row out."
+        ) from error

@@ -59,7 +59,8 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if is_image(path) and path.is_file())
+    # a link that leads nowhere is kept: reading it says so, and leaving it out would be a row less without a word
+    return (path for path in sorted(folder.rglob("*")) if is_image(path) and not path.is_dir())
 
 
 def _has_images(folder: Path) -> bool:

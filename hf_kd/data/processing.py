@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..inputs import TEACHER_LOGITS
 from .augmentation import Augmentation
+from .opening import opened, undecoded
 
 # Up to here the pixels of a whole task are made once and kept in memory.
 PRECOMPUTED_BYTES = 64 * 2**20
@@ -55,10 +56,11 @@ class ImageTransform:
         return self.process(self.augment(batch)) if self.column in batch else batch
 
     def augment(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """The batch with its images changed at random, once for whoever processes them."""
-        if self.augmentation is None:
-            return batch
-        return {**batch, self.column: [self.augmentation(image) for image in batch[self.column]]}
+        """The batch with its images opened and changed at random, once for whoever processes them."""
+        images = [opened(image) for image in batch[self.column]]
+        if self.augmentation is not None:
+            images = [self.augmentation(image) for image in images]
+        return {**batch, self.column: images}
 
     def process(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The batch with ``pixel_values``."""
@@ -66,7 +68,7 @@ class ImageTransform:
 
     def pixels(self, images: list[Any]) -> list[torch.Tensor]:
         """One ``(channels, height, width)`` tensor per image."""
-        processed = self.processor([image.convert("RGB") for image in images])["pixel_values"]
+        processed = self.processor([opened(image).convert("RGB") for image in images])["pixel_values"]
         return [torch.as_tensor(pixels) for pixels in processed]
 
 
@@ -80,9 +82,10 @@ def processed_images(
     if augmentation is not None:
         held_out = {split: rows for split, rows in splits.items() if split != "train"}
         transform = ImageTransform(processor, augmentation=augmentation)
-        train = splits["train"].rename_column(column, "pixel_values").with_transform(transform)
+        train = undecoded(splits["train"], column).rename_column(column, "pixel_values").with_transform(transform)
         return {"train": train, **processed_images(held_out, column, processor)}
-    first = ImageTransform(processor).pixels([next(iter(splits.values()))[0][column]])[0]
+    some = undecoded(next(iter(splits.values())), column)
+    first = ImageTransform(processor).pixels([some[0][column]])[0]
     total = first.nbytes * sum(len(rows) for rows in splits.values())
     if total <= PRECOMPUTED_BYTES:
         with _quiet_datasets(True):
@@ -90,18 +93,18 @@ def processed_images(
     # The raw image itself takes the name `pixel_values`: the Trainer removes columns by the model's signature, and a
     # transform of a removed column finds nothing.
     return {
-        split: rows.rename_column(column, "pixel_values").with_transform(ImageTransform(processor))
+        split: undecoded(rows, column).rename_column(column, "pixel_values").with_transform(ImageTransform(processor))
         for split, rows in splits.items()
     }
 
 
 def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProcessor) -> datasets.Dataset:
-    transform = ImageTransform(processor)
-    pixels = [
-        image
-        for start in range(0, len(rows), CHUNK)
-        for image in transform.pixels(rows[start : start + CHUNK][column])
-    ]
+    transform, raw = ImageTransform(processor), undecoded(rows, column)
+    pixels = []
+    for start in range(0, len(rows), CHUNK):
+        values = raw[start : start + CHUNK][column]
+        images = [opened(value, _row(rows, start + index)) for index, value in enumerate(values)]
+        pixels += transform.pixels(images)
     feature = datasets.Array3D(shape=tuple(pixels[0].shape), dtype="float32")
     made = datasets.Dataset.from_dict(
         {"pixel_values": [image.numpy() for image in pixels]}, features=datasets.Features({"pixel_values": feature})
@@ -109,6 +112,12 @@ def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProces
     both = datasets.concatenate_datasets([rows.flatten_indices(keep_in_memory=True), made], axis=1)
     logits = [TEACHER_LOGITS] if TEACHER_LOGITS in both.column_names else []
     return both.with_format("torch", columns=["pixel_values", "labels", *logits], output_all_columns=True)
+
+
+def _row(rows: datasets.Dataset, index: int) -> str:
+    """Where a row lies in the table it was chosen from."""
+    chosen = rows._indices
+    return f"row {index if chosen is None else chosen.column(0)[index].as_py()} of its table"
 
 
 def token_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> int | None:

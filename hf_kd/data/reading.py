@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
+from datasets.exceptions import DatasetNotFoundError
 
 from ..registry import nearest, suggestion
 from .origin import hub_origin
@@ -17,6 +17,7 @@ from .pictures import SPLIT_ALIASES, image_folder, is_image, split_called
 from .stored_logits import LABEL_FILE, MANIFEST
 
 BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+NOTHING = ["", "nan", "NaN", "-nan", "-NaN"]  # cells that are empty, as numbers are printed that are none
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
 
 _SHARD = re.compile(r"[-_.]\d+-of-\d+(?:-[0-9a-f]+)?$")  # train-00000-of-00002
@@ -98,7 +99,7 @@ def read_splits(name_or_path: Any, options: TableOptions, known_tasks: tuple[str
                 f"`load_task(streaming=True)` got {str(path)!r}, which `save_to_disk` wrote: its rows are mapped "
                 "from the disk and never read whole. Leave streaming out."
             )
-        saved = datasets.load_from_disk(str(path))
+        saved = _from_disk(path)
         splits = {"train": saved} if isinstance(saved, datasets.Dataset) else dict(saved)
         return Loaded(_renamed(splits, options), _label_file(path), folder=path)
     pictures = image_folder(path) if path.is_dir() and options.subset is None else None
@@ -321,7 +322,9 @@ def _builder(path: str) -> tuple[str, dict[str, Any]]:
             f"not read: rows come from {', '.join(BUILDERS)}, also compressed. Convert it, or pass a "
             "`datasets.Dataset`."
         )
-    return BUILDERS[kind], {"sep": "\t"} if kind == ".tsv" else {}
+    if BUILDERS[kind] == "csv":  # pandas would also take the words NA, None and null for empty cells
+        return "csv", {"keep_default_na": False, "na_values": NOTHING, **({"sep": "\t"} if kind == ".tsv" else {})}
+    return BUILDERS[kind], {}
 
 
 def _load_dataset(builder: str, extra: dict[str, Any], options: TableOptions, **where: Any) -> Any:
@@ -342,14 +345,35 @@ def _load_dataset(builder: str, extra: dict[str, Any], options: TableOptions, **
         return {
             split: datasets.load_dataset(builder, split=theirs, **call) for split, theirs in options.splits.items()
         }
-    except DatasetGenerationError as error:
-        reason = " ".join(str(error.__cause__ or error).split())[:300]
+    except (DatasetNotFoundError, ConnectionError, FileNotFoundError):
+        raise  # the caller knows what was asked for
+    except Exception as error:
         files = where.get("data_files") or {}
+        if not files and isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+            raise  # about a name on the Hub, in words
         names = ", ".join(path for paths in files.values() for path in paths) or repr(builder)
         raise ValueError(
-            f"`load_task(name_or_path=...)` could not read {names}: {reason} Check that the file is what its name "
-            "says, and that all its rows have the same columns."
+            f"`load_task(name_or_path=...)` could not read {names}: {_reason(error)}. Check that the file is what its "
+            "name says, in UTF-8, and that all its rows have the same columns."
         ) from error
+
+
+def _from_disk(path: Path) -> Any:
+    """What `save_to_disk` wrote."""
+    try:
+        return datasets.load_from_disk(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"`load_task(name_or_path=...)` could not read {str(path)!r}, which looks like what `save_to_disk` wrote: "
+            f"{_reason(error)}. Write it anew."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What a reader of files met, on one line."""
+    said = " ".join(str(error.__cause__ or error).split()).rstrip(".")[:300]
+    is_empty = isinstance(error, StopIteration) or "corresponds to no data" in said
+    return "it holds no row" if is_empty else said or type(error).__name__
 
 
 def _renamed(loaded: dict[str, Any], options: TableOptions) -> dict[str, Any]:

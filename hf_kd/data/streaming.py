@@ -14,6 +14,7 @@ from .augmentation import Augmentation
 from .benchmarks import Benchmark
 from .generic import named_splits, table_columns
 from .labels import class_id, score
+from .opening import undecoded
 from .overlap import row_bytes
 from .processing import ImageTransform, token_limit, tokenize
 from .reading import TableOptions, mapped_notes, read_splits, table_name
@@ -46,7 +47,7 @@ def stream_source(
     """
     read = read_splits(name_or_path, options, known_tasks)
     splits = named_splits(read.splits, options)
-    features = splits["train"].features or splits["train"]._resolve_features().features
+    features = _typed(splits["train"]).features
     if benchmark is not None:
         options = benchmark.with_columns(options, features)
     modality, columns, label_column = table_columns(features, options)
@@ -74,12 +75,12 @@ def stream_source(
     encode = partial(_encode, label_column, names, isinstance(features[label_column], datasets.ClassLabel), options)
     splits["train"] = splits["train"].shuffle(seed=seed, buffer_size=SHUFFLED_ROWS)
     kept = [*columns, label_column]
+    if modality == "image":
+        splits = {split: undecoded(_typed(rows), columns[0]) for split, rows in splits.items()}
     made = {
         split: _mapped(splits[split].select_columns(kept), encode, () if label_column == "labels" else (label_column,))
         for split in SPLITS
     }
-    if modality == "image" and not isinstance(features[columns[0]], datasets.Image):
-        made = {split: rows.cast_column(columns[0], datasets.Image()) for split, rows in made.items()}
     kind = "one number per row" if options.problem_type == REGRESSION else f"{len(names)} classes"
     facts = [f"{table_name(name_or_path)}: {kind}, streamed and not counted", *notes]
     return Source(
@@ -93,6 +94,11 @@ def stream_source(
         is_streamed=True,
         origin=read.origin,
     )
+
+
+def _typed(rows: Stream) -> Stream:
+    """A stream that knows its columns."""
+    return rows._resolve_features() if rows.features is None else rows
 
 
 def stream_inputs(

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from ..inputs import TEACHER_PREFIX
+from .opening import opened, undecoded
 from .processing import (
     CHUNK,
     LONG_ROWS,
@@ -59,7 +60,9 @@ class TeacherImages(ImageTransform):
         """One ``(channels, height, width)`` tensor per image."""
         if self.channels == RGB:
             return super().pixels(images)
-        processed = self.processor([image.convert("L") for image in images], do_convert_rgb=False)["pixel_values"]
+        processed = self.processor([opened(image).convert("L") for image in images], do_convert_rgb=False)[
+            "pixel_values"
+        ]
         return [torch.as_tensor(pixels).reshape(1, *torch.as_tensor(pixels).shape[-2:]) for pixels in processed]
 
 
@@ -219,13 +222,14 @@ def _processed(rows: datasets.Dataset, own: Any, processor: Any, channels: int) 
         transform.inner = rows.format["format_kwargs"]["transform"]
         return rows.with_transform(transform)
     plain = rows.with_format(None)
-    first = transform.pixels([plain[0][raw]])[0]
+    lying = undecoded(plain, raw)
+    first = transform.pixels([lying[0][raw]])[0]
     if first.nbytes * len(rows) > PRECOMPUTED_BYTES:
         # the raw image takes a name that the Trainer does not remove: the student reads it
-        raw_rows = plain.remove_columns([name for name in (PIXELS,) if name in plain.column_names])
+        raw_rows = lying.remove_columns([name for name in (PIXELS,) if name in plain.column_names])
         both = TeacherImages(ImageTransform(own), processor, PIXELS, channels)
         return raw_rows.rename_column(raw, PIXELS).with_transform(both)
-    chunks = (plain[start : start + CHUNK][raw] for start in range(0, len(plain), CHUNK))
+    chunks = (lying[start : start + CHUNK][raw] for start in range(0, len(plain), CHUNK))
     name, pixels = TEACHER_PREFIX + PIXELS, [image.numpy() for chunk in chunks for image in transform.pixels(chunk)]
     feature = datasets.Features({name: datasets.Array3D(shape=tuple(first.shape), dtype="float32")})
     made = datasets.Dataset.from_dict({name: pixels}, features=feature)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..losses import LOSSES, DistillationLoss, as_losses
 from ..methods import METHODS, build_objective
@@ -25,7 +26,7 @@ from ..trainer.complete import checkpoints, defect, last_complete, none_in
 from ..training_args import DistillationTrainingArguments
 from .config import structure_problems
 from .data_checks import data_problems
-from .student_checks import mistyped, one_line, student_problems
+from .student_checks import is_there, mistyped, one_line, student_problems
 from .teacher_checks import teacher_problems
 
 # Stands for the number of classes until the data are loaded; any number of two or more gives the same verdict.
@@ -64,6 +65,7 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     """The sections, with YAML's bare `no` put right, and all problems between and inside them."""
     given = dict(given)
     objective, problems = _objective_problems(given)
+    problems += _output_problems(given.get("output_dir"))
     problems += teacher_problems(given, objective)
     problems += student_problems(given.get("student"), given.get("teacher"))
     problems += data_problems(given.get("data"), given.get("training"), objective)
@@ -71,6 +73,19 @@ def section_problems(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
         given["training"], more = _training_problems(given["training"], given.get("output_dir"))
         problems += more
     return given, problems
+
+
+def _output_problems(output_dir: Any) -> list[str]:
+    """A folder that cannot be made would be noticed when there is something to write: after loading everything."""
+    if not isinstance(output_dir, str) or not output_dir.strip():
+        return []  # the structure check has said so
+    try:
+        stands = next(path for path in (Path(output_dir), *Path(output_dir).parents) if path.exists())
+    except OSError as error:
+        return [f"output_dir: cannot be made ({error.strerror}). Name another folder."]
+    if not stands.is_dir():
+        return [f"output_dir: cannot be made, because {str(stands)!r} is a file. Name another folder."]
+    return []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -140,16 +155,15 @@ def _flag_problems(section: Mapping[Any, Any], label: str) -> list[str]:
 
 
 def _mix_problems(section: Mapping[Any, Any]) -> tuple[DistillationObjective | None, list[str]]:
-    losses = section.get("losses") or []
-    if not isinstance(losses, list):
+    losses = section.get("losses", [])
+    if not isinstance(losses, list) or not all(isinstance(spec, Mapping) for spec in losses):
         return None, []  # the structure check has said so
     problems = []
     for index, spec in enumerate(losses):
-        if isinstance(spec, Mapping):
-            spec = {str(key): value for key, value in spec.items()}
-            label = f"objective.losses.{index}"
-            problems += probe(lambda part: _weighted_losses(part, "", _NUM_LABELS), spec, label, ("name",))[1]
-            problems += _flag_problems(spec, label)
+        spec = {str(key): value for key, value in spec.items()}
+        label = f"objective.losses.{index}"
+        problems += probe(lambda part: _weighted_losses(part, "", _NUM_LABELS), spec, label, ("name",))[1]
+        problems += _flag_problems(spec, label)
     known = ("ce_weight", "kd_weight", "losses", "warmup", "warmup_epochs", "task_serialization")
     frame = {key: section[key] for key in known if key in section}
     if problems or not {"ce_weight", "kd_weight"} <= frame.keys():
@@ -257,8 +271,21 @@ def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dic
     problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
     if not problems:
         problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)
-        problems += _argument_problems(section)
+        problems += _argument_problems(section) + _unread_problems(section)
     return section, problems
+
+
+def _unread_problems(section: Mapping[str, Any]) -> list[str]:
+    """What the arguments take as it is, and the Trainer refuses when everything is loaded."""
+    settings, report = section.get("optim_args"), section.get("report_to")
+    problems = []
+    if settings and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in settings.split(",")):
+        problems.append(f"training.optim_args: expected name=value, several with commas between, got {settings!r}.")
+    known = [*INTEGRATION_TO_CALLBACK, "none", "all"]
+    for name in [report] if isinstance(report, str) else report or ():
+        if name not in known:
+            problems.append(f"training.report_to: unknown value {name!r}.{suggestion(name, known)}")
+    return problems
 
 
 def _argument_problems(section: Mapping[str, Any]) -> list[str]:
@@ -267,26 +294,44 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
     def make(values: Mapping[str, Any]) -> DistillationTrainingArguments:
         try:
             return DistillationTrainingArguments(output_dir="unused", **values)
-        except (ValueError, TypeError, ImportError) as error:
-            raise ValueError(one_line(error)) from error
+        except Exception as error:
+            raise ValueError(f"{one_line(error).rstrip('.')}.") from error
 
     values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}
-    return probe(make, values, "training")[1]
+    problems = probe(make, values, "training")[1]
+    return [_blamed(make, values, line) if line.startswith("training: ") else line for line in problems]
+
+
+def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], line: str) -> str:
+    """The problem at the key without which there is none, where it names no key itself."""
+    if any(re.search(rf"\b{re.escape(key)}\b", line) for key in values):
+        return line
+    for key in values:
+        try:
+            make({name: value for name, value in values.items() if name != key})
+        except ValueError:
+            continue
+        unknown = re.search(r"got an unexpected keyword argument '(.+)'", line)
+        if unknown is not None:
+            return f"training.{key}.{unknown[1]}: unknown key."
+        return f"training.{key}: {values[key]!r} is refused ({line.removeprefix('training: ').rstrip('.')})."
+    return line
 
 
 def _resume_problems(resume: Any, output_dir: Any) -> list[str]:
     key = "training.resume_from_checkpoint"
-    if isinstance(resume, str) and not Path(resume).is_dir():
+    if isinstance(resume, str) and not is_there(resume, Path.is_dir):
         return [f"{key}: there is no checkpoint folder {resume!r}. Give its path, or true for the last in output_dir."]
-    if not isinstance(output_dir, str):
+    if not isinstance(output_dir, str) or not output_dir.strip():
         return []
     if isinstance(resume, str):
         wrong = defect(Path(resume))
         return [] if wrong is None else [f"{key}: {resume!r} is not whole: {wrong}. Resume from another checkpoint."]
-    last, defects = last_complete(output_dir)
+    is_folder = is_there(output_dir, Path.is_dir)
+    last, defects = last_complete(output_dir) if is_folder else (None, {})
     if resume is True and last is None:
         return [f"{key}: is true, but {none_in(output_dir, defects)}"]
-    present = checkpoints(output_dir)
+    present = checkpoints(output_dir) if is_folder else []
     if not resume and last is None and present:
         names = ", ".join(path.name for path in present)
         return [

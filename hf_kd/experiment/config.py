@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from yaml import YAMLError
 
 from ..registry import ConfigError, suggestion
+from .plain import without_odd_parts
 
+Name = Annotated[str, Field(pattern=r"\S")]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -42,11 +44,11 @@ class TeacherSection(Section):
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.
     """
 
-    model: str | None = None
-    column: str | None = None
-    revision: str = "main"
+    model: Name | None = None
+    column: Name | None = None
+    revision: Name = "main"
     dtype: Dtype = "auto"
-    processor: str | None = None
+    processor: Name | None = None
     label_map: dict[str | int, str | int | None] | str | None = None
     sanity_check: bool = True
     trust_remote_code: bool = False
@@ -76,14 +78,14 @@ class StudentSection(Section):
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.
     """
 
-    model: str | None = None
+    model: Name | None = None
     config: dict[str, Any] | None = None
     from_scratch: bool = False
     init_layers: Literal["first", "last", "even"] | list[int] | None = None
     peft: dict[str, Any] | None = None
-    revision: str | None = None
+    revision: Name | None = None
     dtype: Dtype = "float32"
-    processor: str | None = None
+    processor: Name | None = None
     trust_remote_code: bool = False
     use_safetensors: bool = True
 
@@ -115,14 +117,14 @@ class DataSection(Section):
         seed: Seed of these choices. Not the run's, so that runs and their teacher share the same split.
     """
 
-    name: str | None = None
-    path: str | None = None
-    subset: str | None = None
-    revision: str | None = None
-    text_column: str | list[str] | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    splits: dict[str, str] | None = None
+    name: Name | None = None
+    path: Name | None = None
+    subset: Name | None = None
+    revision: Name | None = None
+    text_column: Name | list[Name] | None = None
+    image_column: Name | None = None
+    label_column: Name | None = None
+    splits: dict[str, Name] | None = None
     missing_label: int | str | None = None
     problem_type: str | None = None
     metrics: list[str] = []
@@ -131,7 +133,7 @@ class DataSection(Section):
     labelled: Annotated[int, Field(ge=0)] | None = None
     drop_unlabelled: bool = False
     class_weights: str | list[float] | dict[str, float] | None = None
-    sample_weight: str | None = None
+    sample_weight: Name | None = None
     augmentation: str | dict[str, Any] | None = None
     streaming: bool = False
     seed: Seed = 0
@@ -172,7 +174,7 @@ class ExperimentConfig(Section):
         training: Fields of `hf_kd.DistillationTrainingArguments`.
     """
 
-    output_dir: str
+    output_dir: Name
     student: StudentSection
     data: DataSection
     seed: Seed = 42
@@ -256,10 +258,11 @@ def parse_config(mapping: Mapping[str, Any], problems: Sequence[str] = ()) -> Ex
     """
     from .checks import section_problems  # imports transformers; the schema alone stays light
 
-    given = {key: value for key, value in mapping.items() if value is not None}
+    given, odd = without_odd_parts(mapping)
+    given = {key: value for key, value in given.items() if value is not None}
     if isinstance(given.get("method"), str):
         given["method"] = {"name": given["method"]}
-    problems = [*problems, *structure_problems(ExperimentConfig, given)]
+    problems = [*problems, *odd, *structure_problems(ExperimentConfig, given)]
     known = {line.split(":")[0] for line in problems}
     given, more = section_problems(given)
     problems += [line for line in dict.fromkeys(more) if line.split(":")[0] not in known]
@@ -361,6 +364,10 @@ def _problem(schema: type[BaseModel], path: Sequence[str | int], item: Mapping[s
     if item["type"] in ("model_type", "dict_type"):
         fields = _fields(schema, path)
         return "a mapping" + (f" with the keys {', '.join(fields)}" if fields else ""), item["input"]
+    if item["type"] == "string_pattern_mismatch":
+        return "a name and not blanks", item["input"]
+    if item["type"] == "is_instance_of":
+        return "one of the names it takes", item["input"]  # an enumeration
     return item["msg"].removeprefix("Input should be ").removeprefix("a valid ").rstrip("."), item["input"]
 
 
@@ -378,7 +385,8 @@ def _joined(path: str, entries: list[tuple[str, Any]]) -> str:
     value = entries[0][1]
     if value is _NOTHING:
         return f"{path}: {words}"
-    return f"{path}: expected {words}, got {reprlib.repr(value)} ({type(value).__name__})."
+    got = "null" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+    return f"{path}: expected {words}, got {got}."
 
 
 def _fields(schema: type[BaseModel], path: Sequence[str | int]) -> list[str]:

@@ -1,7 +1,6 @@
 """What is wrong with a `data` section, before anything is read."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..data import BENCHMARKS, EMBEDDED
@@ -12,6 +11,7 @@ from ..metrics import metrics_for
 from ..objective import DistillationObjective
 from ..registry import ConfigError, suggestion
 from ..training_args import BALANCED
+from .student_checks import is_there
 
 
 def data_problems(data: Any, training: Any = None, objective: DistillationObjective | None = None) -> list[str]:
@@ -36,7 +36,7 @@ def _source_problems(name: Any, path: Any) -> list[str]:
             f"data.path: stands beside `name`, which is only for a local copy of a benchmark, and {name!r} is none."
             f"{suggestion(name, BENCHMARKS)} Remove one of them."
         ]
-    if isinstance(path, str) and not Path(path).expanduser().exists():
+    if isinstance(path, str) and not is_there(path):
         return [f"data.path: there is no file or folder {path!r}."]
     if isinstance(name, str) and name.startswith("embedded/") and name not in EMBEDDED:
         return [f"data.name: unknown embedded set {name!r}.{suggestion(name, EMBEDDED)}"]
@@ -117,7 +117,7 @@ def _label_problems(data: Mapping[Any, Any]) -> list[str]:
     if problem_type not in PROBLEM_TYPES:
         return [f"data.problem_type: unknown value {problem_type!r}.{suggestion(problem_type, PROBLEM_TYPES)}"]
     names = data.get("metrics")
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return []
     try:
         metrics_for(problem_type, None, names)

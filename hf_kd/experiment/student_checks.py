@@ -1,8 +1,11 @@
 """What types alone cannot check in the section `student`, before any model is loaded."""
 
 import difflib
+import math
+import re
+import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -109,7 +112,7 @@ def _override_problems(given: Mapping[str, Any], settings: Mapping[Any, Any]) ->
     if "model_type" in settings:
         return ["student.config.model_type: comes from student.model. Remove it, or remove student.model."]
     path = given["model"]
-    if not isinstance(path, str) or not (Path(path).expanduser() / "config.json").is_file():
+    if not isinstance(path, str) or not is_there(f"{path}/config.json", Path.is_file):
         return []
     try:
         cls = type(AutoConfig.from_pretrained(path))
@@ -124,6 +127,10 @@ def _architecture_problems(settings: Mapping[Any, Any]) -> list[str]:
     if model_type is None:
         required = f"{label}.model_type: is required, e.g. vit, resnet, bert or distilbert."
         return [*mistyped("model_type", settings, label), required]
+    if not isinstance(model_type, str):
+        return [
+            f"{label}.model_type: expected the name of an architecture, such as vit, got {reprlib.repr(model_type)}."
+        ]
     if model_type not in CONFIG_MAPPING:
         hint = nearest(model_type, list(CONFIG_MAPPING))
         return [f"{label}.model_type: unknown architecture {model_type!r}.{hint} See `transformers.CONFIG_MAPPING`."]
@@ -157,11 +164,18 @@ def architecture_settings(cls: type[PreTrainedConfig]) -> list[str]:
 
 
 def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: str) -> list[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        return [f"{label}.{key}: expected a finite number, got {value}."]
     try:
         cls(**{key: value})
     except StrictDataclassError as error:
         reason = str(error).splitlines()[-1].strip().split(" Errors:")[0]
-        return [f"{label}.{key}: {reason.removeprefix('TypeError: ').rstrip('.')}."]
+        wanted = re.search(r" expected ([\w\[\], |]+), got \w+ \(value: |match any type in \((.+)\)", reason)
+        if wanted is None:
+            return [f"{label}.{key}: {reason.removeprefix('TypeError: ').rstrip('.')}."]
+        kinds = re.sub(r"<class '(\w+)'>", r"\1", wanted[1] or wanted[2]).replace("NoneType", "null")
+        got = "null" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
+        return [f"{label}.{key}: expected {kinds}, got {got}."]
     except (TypeError, ValueError, KeyError):
         return []  # it may fit together with the other settings: the whole is built before training
     return []
@@ -169,11 +183,19 @@ def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: 
 
 def folder_problems(path: str, value: Any) -> list[str]:
     """A name that can only be a folder (a Hub id has one slash at most) must be there."""
-    if not isinstance(value, str) or Path(value).expanduser().is_dir():
+    if not isinstance(value, str) or is_there(value, Path.is_dir):
         return []
     if value.startswith((".", "/", "~")) or value.count("/") > 1:
         return [f"{path}: there is no folder {value!r}, and a Hub id has the form owner/name. Train or download it."]
     return []
+
+
+def is_there(value: str, test: Callable[[Path], bool] = Path.exists) -> bool:
+    """Whether a path is there; what cannot be the name of a file, such as a text of 5,000 characters, is not."""
+    try:
+        return test(Path(value).expanduser())
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def mistyped(key: str, section: Mapping[Any, Any], label: str) -> list[str]:

@@ -42,7 +42,7 @@ def method_settings(name: str, benchmark: str | None = None, pair: str | None = 
         if pair is not None:
             raise ConfigError([f"pair: {pair!r} needs a `benchmark`.{suggestion('', method.pairs)}"])
         return _copied(method.default.values)
-    if benchmark not in method.benchmarks:
+    if not isinstance(benchmark, str) or benchmark not in method.benchmarks:
         problem = f"no setting of {name!r} is published for {benchmark!r}; leave it out for the generic default."
         raise ConfigError([f"benchmark: {problem}{suggestion(benchmark, method.benchmarks)}"])
     values = {**_without_schedules(method.default.values), **method.benchmarks[benchmark].values}

@@ -20,6 +20,7 @@ from .words import TOKEN, one_line
 
 NOT_PUSHED = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*", "distillation_state.*")
 NOT_PUSHED += ("distillation_manifest.json", "*.lock", "*.tmp", ".*", "_*")
+NOT_PUSHED += ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
 """Files of a folder that are no part of the model: what a run needs to go on, pickles, hidden ones."""
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
