@@ -169,7 +169,8 @@ def test_after_the_search_the_trainer_is_as_before(tmp_path):
     trainer, _ = searcher(tmp_path, method="ctkd")
     trainer.train()
     plain = {k: v for k, v in vars(trainer).items() if k not in ("control", "_signature_columns")}
-    plain.pop("gather_function")  # a bound method, made anew at each evaluation
+    for name in ("gather_function", "_wrapped"):  # made anew at each evaluation, and with each data loader
+        plain.pop(name)
     arguments, before = dict(vars(trainer.args)), weights(trainer.model)
     loss = trainer.evaluate()["eval_loss"]
     space = of(method__name=["kd", "dtkd"], gradient_accumulation_steps=[2, 3], per_device_train_batch_size=[2, 3])

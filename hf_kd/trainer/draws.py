@@ -57,14 +57,23 @@ class Epoch:
         self.value = torch.zeros((), dtype=torch.int64)
         if is_shared:
             self.value.share_memory_()
+        self._view = self.value.numpy()  # the same memory; reading a tensor looks like waiting for a device
+
+    def __getstate__(self) -> torch.Tensor:
+        """The memory alone: a view would be pickled as a copy."""
+        return self.value
+
+    def __setstate__(self, value: torch.Tensor) -> None:
+        """As in the process that sent it."""
+        self.value, self._view = value, value.numpy()
 
     def set(self, number: int) -> None:
         """Note that this epoch begins or goes on."""
-        self.value.fill_(number)
+        self._view[()] = number
 
     def get(self) -> int:
         """The number, from 0."""
-        return int(self.value)
+        return int(self._view)
 
 
 class _Batch(list):
