@@ -113,6 +113,11 @@ class LabelMap:
         return tuple(index for index, group in enumerate(self.groups) if group)
 
     @property
+    def unknown(self) -> tuple[str, ...]:
+        """The names of the student's classes that the teacher does not know."""
+        return tuple(name for name, group in zip(self.student_labels, self.groups, strict=True) if not group)
+
+    @property
     def is_identity(self) -> bool:
         """Whether logits stay as they are."""
         return self.groups == tuple((index,) for index in range(len(self.teacher_labels)))

@@ -256,7 +256,7 @@ def say_map(label_map: LabelMap, problem_type: str) -> None:
             f"{names} (`LABEL_0`, …). Set `id2label` and `label2id` in both configs to have them matched by name."
         )
     if not label_map.is_complete:
-        missing = [name for name, group in zip(label_map.student_labels, label_map.groups, strict=True) if not group]
+        missing = label_map.unknown
         rows = "" if problem_type != SINGLE_LABEL else ", and rows labelled with one of them learn from labels alone"
         logger.warning_once(
             f"`teacher_model` does not know {len(missing)} of the {len(label_map.groups)} classes of `model` "

@@ -12,12 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .data import Task
+from .data import SPLITS, Task
 from .inputs import TEACHER_LOGITS
 from .label_map import LabelMap
 from .teacher import resolve_teacher
 
-SPLITS = ("train", "validation", "test")
 LOOKED_AT = 64
 
 
@@ -76,7 +75,7 @@ def add_teacher_logits(
     if frozen is None:
         raise ValueError("`add_teacher_logits(teacher=None)`: there is nobody to ask. Pass a model or a function.")
     if frozen.shared is not None:
-        missing = [name for name, group in zip(task.label_names, frozen.label_map.groups, strict=True) if not group]
+        missing = frozen.label_map.unknown
         raise ValueError(
             f"`add_teacher_logits`: the teacher does not know {len(missing)} of the {task.num_labels} classes "
             f"({', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}), and the column has one number for each. "

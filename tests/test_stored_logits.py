@@ -300,6 +300,14 @@ def test_a_teacher_near_chance_is_refused_before_anything_is_written(teacher, ta
         run_experiment(fed(taught, tmp_path / "out", teacher={"column": "teacher_logits"}))
 
 
+def test_a_killed_call_is_called_again(teacher, tmp_path):
+    """What it had begun to write is in the way of nothing."""
+    (tmp_path / ".rows.partial").mkdir()
+    (tmp_path / ".rows.partial" / "train.parquet").write_text("half")
+    store_teacher_logits(from_teacher(teacher, tmp_path), tmp_path / "rows", splits=("test",))
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+
+
 def test_what_cannot_be_stored_is_refused_in_words(teacher, taught, tmp_path):
     config = from_teacher(teacher, tmp_path)
     with pytest.raises(ConfigError, match="is there already"):

@@ -18,7 +18,7 @@ from .labels import encode_labels
 from .opening import located
 from .overlap import overlap_notes, row_bytes
 from .reading import SPLIT_ALIASES, TableOptions, mapped_notes, read_splits, table_name
-from .rows import IGNORE_INDEX, Rows, column_values, fingerprint_of, stratified_rows
+from .rows import IGNORE_INDEX, Rows, column_values, fingerprint_of, is_text, stratified_rows
 from .stored_logits import stored_facts, with_stored_logits
 from .task import SPLITS, Modality, Source
 from .weights import checked_sample_weights
@@ -201,7 +201,7 @@ def _kind(feature: Any) -> str:
     if type(feature).__name__ == "Json":
         return "values of several kinds"
     if isinstance(feature, datasets.Value):
-        return "string" if dtype in ("string", "large_string") else str(dtype)
+        return "string" if is_text(feature) else str(dtype)
     return type(feature).__name__
 
 

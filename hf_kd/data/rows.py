@@ -19,6 +19,11 @@ def column_values(dataset: datasets.Dataset, column: str) -> np.ndarray:
     return np.asarray(dataset.with_format(None).select_columns([column])[column][:])
 
 
+def is_text(feature: Any) -> bool:
+    """Whether a column holds strings."""
+    return getattr(feature, "dtype", None) in ("string", "large_string")
+
+
 @dataclass(frozen=True)
 class Rows:
     """Some rows of a table and their labels, put together only when all choices are made.

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from ..inputs import LABEL_WEIGHT, TEACHER_LOGITS
 from .processing import LONG_ROWS, _quiet_datasets
-from .rows import Rows
+from .rows import Rows, is_text
 from .task import SPLITS, Task
 
 MANIFEST = "teacher_logits.json"
@@ -131,7 +131,7 @@ def save_rows(task: Task, folder: Path, facts: Mapping[str, Any], *, label_colum
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Image):
                 names[name] = image_column
-            elif getattr(feature, "dtype", None) in ("string", "large_string"):
+            elif is_text(feature):
                 names[name] = name
         kept = rows.select_columns([name for name in rows.column_names if name in names])
         kept = kept.rename_columns({name: names[name] for name in kept.column_names if names[name] != name})

@@ -25,6 +25,7 @@ from .processing import (
     token_limit,
     tokenize,
 )
+from .rows import is_text
 from .streaming import BATCH
 from .task import SPLITS, Task
 
@@ -178,9 +179,7 @@ def _channels(processor: Any) -> int | None:
 def _tokenized(
     rows: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None, reads: Collection[str] | None
 ) -> datasets.Dataset:
-    columns = [
-        name for name, kind in rows.features.items() if getattr(kind, "dtype", None) in ("string", "large_string")
-    ]
+    columns = [name for name, feature in rows.features.items() if is_text(feature)]
     if not 1 <= len(columns) <= 2:
         raise _without_raw("text", rows.column_names)
     tokens = partial(_tokens, columns=columns, tokenizer=tokenizer, max_length=max_length, reads=reads)

@@ -5,14 +5,13 @@ from typing import Any
 from transformers.utils import logging
 
 from ..data import Task
+from ..model_card.record import OF_THE_TEACHER
 from ..registry import ConfigError, suggestion
 from ..trainer import DistillationTrainer
 from ..training_args import DistillationTrainingArguments, is_greater_better
 from .config import ExperimentConfig
 
 logger = logging.get_logger(__name__)
-
-OF_THE_TEACHER = ("teacher_accuracy", "agreement", "teacher_kl", "teacher_mse")
 
 
 def with_best_metric(config: ExperimentConfig, args: DistillationTrainingArguments, task: Task) -> ExperimentConfig:

@@ -1,7 +1,7 @@
 """`evaluate_model`: any classifier on any data, alone or beside a teacher, class by class."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -255,15 +255,11 @@ def _map_notes(matched: LabelMap, task: Task) -> list[str]:
 def _taught(matched: LabelMap | None) -> list[str]:
     if matched is None or matched.is_complete:
         return []
-    missing = _listed(_unknown(matched))
+    missing = _listed(matched.unknown)
     return [f"The teacher does not know {missing}: its scores and the comparison are over the other classes."]
 
 
-def _unknown(matched: LabelMap) -> list[str]:
-    return [name for name, group in zip(matched.student_labels, matched.groups, strict=True) if not group]
-
-
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = f", … ({len(names)} classes)" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -302,7 +298,7 @@ def _evaluation(
     found: Scored,
     notes: list[str],
 ) -> Evaluation:
-    unknown = [] if subject.label_map is None else _unknown(subject.label_map)
+    unknown = () if subject.label_map is None else subject.label_map.unknown
     if unknown:
         lost = f"{found.left_out:,} rows of these classes are" if task.problem_type == SINGLE_LABEL else "they are"
         notes = [*notes, f"The model does not know {_listed(unknown)}: {lost} left out of the scores."]

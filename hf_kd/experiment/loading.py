@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..adapter_files import MERGED
 from ..data import BENCHMARKS, SPLITS, Task, load_task
 from ..functional import REGRESSION
 from ..registry import ConfigError, suggestion
@@ -117,9 +118,9 @@ class Source:
         if not folder.is_dir():
             return str(self.model)
         if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
-            if (folder / "merged" / "config.json").is_file():
+            if (folder / MERGED / "config.json").is_file():
                 self.notes.append(f"{folder} holds an adapter; its merged student is what is scored.")
-                return str(folder / "merged")
+                return str(folder / MERGED)
             raise ConfigError(
                 [
                     f"{self.role}: {str(folder)!r} holds an adapter alone. Merge it with its base model "

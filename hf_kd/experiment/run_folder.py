@@ -12,10 +12,9 @@ from ..registry import ConfigError
 from .config import DataSection, structure_problems
 from .evaluation import Evaluation, evaluate_model
 from .loading import NOT_FOR_SCORING
+from .run import RESOLVED_CONFIG
 from .student_checks import folder_problems
 from .teacher_side import stored_teacher
-
-RESOLVED_CONFIG = "resolved_config.yaml"
 
 
 def evaluate_run(

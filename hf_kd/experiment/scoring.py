@@ -16,6 +16,7 @@ from transformers import EvalPrediction, PreTrainedModel, PrinterCallback
 from transformers.utils import logging
 
 from ..data import Task
+from ..data.rows import column_values
 from ..functional import IGNORE_INDEX, SINGLE_LABEL, upcast
 from ..inputs import model_columns, student_inputs
 from ..label_map import LabelMap
@@ -313,7 +314,7 @@ def _of_classes(rows: Any, known: tuple[int, ...], problem_type: str) -> tuple[A
                 "left out of a stream. Name the data themselves, which are then read whole."
             ]
         )
-    labels = np.asarray(rows.with_format(None).select_columns(["labels"])["labels"][:])
+    labels = column_values(rows, "labels")
     chosen = np.flatnonzero(np.isin(labels, [*known, IGNORE_INDEX]))
     return rows.select(chosen), len(labels) - len(chosen)
 

@@ -1,5 +1,6 @@
 """Ask the teacher of a configuration once about all rows, and write rows and answers down for any number of runs."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -7,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ..adapters import SELF
-from ..data import BENCHMARKS, Task
+from ..data import BENCHMARKS, SPLITS, Task
+from ..data.rows import column_values
 from ..data.stored_logits import save_rows
 from ..functional import IGNORE_INDEX, SINGLE_LABEL
 from ..inputs import LABEL_WEIGHT, TEACHER_LOGITS, DistillationCollator, collator_for
 from ..registry import ConfigError
-from ..sanity import TeacherScore, score_teacher
+from ..sanity import score_teacher
 from ..teacher_logits import ClassesOf, add_teacher_logits
 from ..trainer.hub import describe_model
 from .build import build_task, build_teacher
@@ -20,7 +22,6 @@ from .checks import one_line
 from .config import ExperimentConfig
 from .teacher_side import LEAST_ROWS, say_score, teacher_side
 
-SPLITS = ("train", "validation", "test")
 PROCESSOR = "processor"
 
 
@@ -85,12 +86,13 @@ def store_teacher_logits(
         )
     except ValueError as error:
         raise ConfigError([f"teacher.model: {one_line(error)}"]) from error
-    scores = {} if task.problem_type != SINGLE_LABEL else {split: _score(stored, split) for split in splits}
-    scores = {split: score for split, score in scores.items() if score is not None}
-    if "train" in scores and scores["train"].rows >= LEAST_ROWS:
-        say_score(scores["train"], section, side.label_map)
+    answers = {} if task.problem_type != SINGLE_LABEL else {split: _answers(stored, split) for split in splits}
+    accuracy = {
+        split: float((choices == labels).mean()) for split, (choices, labels) in answers.items() if len(labels)
+    }
+    if "train" in answers and len(answers["train"][1]) >= LEAST_ROWS:
+        say_score(score_teacher(*answers["train"], task.num_labels), section, side.label_map)
     label, image = config.data.label_column or "label", config.data.image_column or "image"
-    accuracy = {split: score.accuracy for split, score in scores.items()}
     source = {
         "name": config.data.name or config.data.path,
         "fingerprint": task.fingerprint,
@@ -98,6 +100,8 @@ def store_teacher_logits(
     }
     facts = {"teacher": describe_model(teacher, section.revision), "data": source, "accuracy": accuracy}
     partial = folder.with_name(f".{folder.name}.partial")
+    if partial.is_dir():  # of a call that was killed
+        shutil.rmtree(partial)
     save_rows(stored, partial, facts, label_column=label, image_column=image)
     overrides = _overrides(config, folder)
     if any(line.startswith("student.processor=") for line in overrides):
@@ -129,12 +133,12 @@ def _problems(config: ExperimentConfig, folder: Path, splits: Sequence[str]) -> 
     return problems
 
 
-def _score(task: Task, split: str) -> TeacherScore | None:
-    """How often the stored logits are right; None without labelled rows."""
-    columns = getattr(task, split).with_format("numpy", columns=["labels", TEACHER_LOGITS])
-    labels, choices = columns["labels"][:], np.asarray(columns[TEACHER_LOGITS][:]).argmax(-1)
+def _answers(task: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """What the teacher chooses on the labelled rows, and their labels."""
+    rows = getattr(task, split)
+    labels, choices = column_values(rows, "labels"), column_values(rows, TEACHER_LOGITS).argmax(-1)
     known = labels != IGNORE_INDEX
-    return score_teacher(choices[known], labels[known], task.num_labels) if known.any() else None
+    return choices[known], labels[known]
 
 
 def _overrides(config: ExperimentConfig, folder: Path) -> list[str]:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 
 from ..adapters import SELF
 from ..data import Task, add_teacher_inputs
+from ..data.rows import column_values
 from ..data.stored_logits import stored_facts
 from ..functional import IGNORE_INDEX, SINGLE_LABEL
 from ..inputs import (
@@ -224,7 +225,7 @@ def stored_teacher(path: str | None) -> dict[str, Any] | None:
 
 def _labelled_rows(task: Task, shared: Any) -> np.ndarray:
     """Places of labelled training rows, evenly spread, of classes that the teacher knows."""
-    labels = torch.as_tensor(np.asarray(task.train.with_format(None).select_columns(["labels"])["labels"][:]))
+    labels = torch.as_tensor(column_values(task.train, "labels"))
     labels = labels if shared is None else shared.labels(labels)
     known = np.flatnonzero(labels.numpy() != IGNORE_INDEX)
     if len(known) <= CHECKED_ROWS:
