@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 from ..adapters import SELF
 from ..data import BENCHMARKS, SPLITS, Task
@@ -20,7 +21,7 @@ from ..trainer.hub import describe_model
 from .build import build_task, build_teacher
 from .checks import one_line
 from .config import ExperimentConfig
-from .teacher_side import LEAST_ROWS, say_score, teacher_side
+from .teacher_side import LEAST_ROWS, TeacherSide, say_score, teacher_side
 
 PROCESSOR = "processor"
 
@@ -76,14 +77,8 @@ def store_teacher_logits(
     task = build_task(config)
     teacher = build_teacher(section, task)
     side = teacher_side(config, teacher, ClassesOf(task), task, splits)
-    collated = side.task
-    if side.processor is not None:
-        collated = replace(collated, collator=DistillationCollator(task.collator, collator_for(side.processor)))
-    size = config.training.get("per_device_eval_batch_size", 64)
     try:
-        stored = add_teacher_logits(
-            collated, teacher, label_map=side.label_map, batch_size=size, splits=splits, on_progress=on_progress
-        )
+        stored = ask_teacher(config, side, teacher, splits, on_progress)
     except ValueError as error:
         raise ConfigError([f"teacher.model: {one_line(error)}"]) from error
     answers = {} if task.problem_type != SINGLE_LABEL else {split: _answers(stored, split) for split in splits}
@@ -111,6 +106,31 @@ def store_teacher_logits(
     partial.rename(folder)
     rows = {split: len(getattr(stored, split)) for split in SPLITS}
     return StoredLogits(str(folder), rows, task.num_labels, accuracy, overrides)
+
+
+def ask_teacher(
+    config: ExperimentConfig,
+    side: TeacherSide,
+    teacher: PreTrainedModel,
+    splits: Sequence[str],
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Task:
+    """The data as the teacher reads them, with its logits, in the data's classes.
+
+    Raises:
+        ValueError: As `add_teacher_logits`.
+    """
+    task = side.task
+    if side.processor is not None:
+        task = replace(task, collator=DistillationCollator(task.collator, collator_for(side.processor)))
+    return add_teacher_logits(
+        task,
+        teacher,
+        label_map=side.label_map,
+        batch_size=config.training.get("per_device_eval_batch_size", 64),
+        splits=splits,
+        on_progress=on_progress,
+    )
 
 
 def _problems(config: ExperimentConfig, folder: Path, splits: Sequence[str]) -> list[str]:

@@ -15,17 +15,19 @@ from transformers.utils import logging
 
 from ..adapters import SELF
 from ..data import Task
+from ..data.rows import column_values
 from ..experiment.best_model import with_best_metric
 from ..experiment.build import build_arguments, build_task, build_teacher
 from ..experiment.checks import objective_from
 from ..experiment.config import ExperimentConfig
 from ..experiment.run import build_trainer, scores_on
+from ..experiment.stored_logits import ask_teacher
 from ..experiment.student import build_student, take_over_layers
 from ..experiment.teacher_side import TeacherSide, checked_teacher, teacher_side
-from ..inputs import TEACHER_LOGITS, DistillationCollator, collator_for
+from ..inputs import TEACHER_LOGITS
 from ..methods import build_objective
 from ..objective import DistillationObjective
-from ..teacher_logits import ClassesOf, add_teacher_logits, with_logits
+from ..teacher_logits import ClassesOf, with_logits
 
 logger = logging.get_logger(__name__)
 
@@ -135,25 +137,12 @@ class Trials:
 
     def _asked(self) -> Task:
         """The data with the teacher's logits."""
-        side = self.side
-        collated = side.task
-        if side.processor is not None:
-            collated = replace(
-                collated, collator=DistillationCollator(self.task.collator, collator_for(side.processor))
-            )
-        size = self.config.training.get("per_device_eval_batch_size", 64)
-        answered = add_teacher_logits(
-            collated,
-            self.teacher,
-            label_map=side.label_map,
-            batch_size=size,
-            splits=self.splits,
-            on_progress=self.on_progress,
-        )
+        answered = ask_teacher(self.config, self.side, self.teacher, self.splits, self.on_progress)
         rows = {}
         for split in self.splits:
-            column = getattr(answered, split).with_format("numpy", columns=[TEACHER_LOGITS])[TEACHER_LOGITS]
-            rows[split] = with_logits(getattr(self.task, split), np.asarray(column[:]))
+            rows[split] = with_logits(
+                getattr(self.task, split), column_values(getattr(answered, split), TEACHER_LOGITS)
+            )
         return replace(self.task, **rows)
 
 
