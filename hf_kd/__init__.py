@@ -18,6 +18,7 @@ _HOMES = {
     "Mixing": "mixing",
     "Progress": "temperatures",
     "Task": "data",
+    "TeacherCache": "teacher_cache",
     "TemperatureStrategy": "temperatures",
     "Temperatures": "temperatures",
     "add_adapter": "adapters",
@@ -44,6 +45,7 @@ __all__ = [
     "Mixing",
     "Progress",
     "Task",
+    "TeacherCache",
     "TemperatureStrategy",
     "Temperatures",
     "add_adapter",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
     from .registry import ConfigError
     from .students import init_from_teacher
     from .teacher import load_teacher
+    from .teacher_cache import TeacherCache
     from .teacher_logits import add_teacher_logits
     from .temperatures import Progress, Temperatures, TemperatureStrategy
     from .trainer import DistillationTrainer

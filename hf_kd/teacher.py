@@ -190,10 +190,11 @@ class FrozenTeacher:
         if TEACHER_LOGITS in batch:
             self.answer = upcast(batch[TEACHER_LOGITS]).detach()
         else:
-            self.answer = self._forward(batch, accelerator)
+            self.answer = self.ask(batch, accelerator)
         return self.answer if self.label_map is None else self.label_map(self.answer, self.problem_type)
 
-    def _forward(self, batch: dict[str, Any], accelerator: Accelerator) -> Tensor:
+    def ask(self, batch: dict[str, Any], accelerator: Accelerator) -> Tensor:
+        """A forward: the logits of the teacher's own classes, at least float32, `(batch, its classes)`."""
         if self._is_module:
             self._place(accelerator.device)
             if self.model.training:
@@ -225,6 +226,12 @@ class FrozenTeacher:
         if not is_placed:  # quantised and dispatched models sit where loading put them and refuse to move
             self.model.to(device)
         self._device = device
+
+    def put_away(self) -> None:
+        """Leave the device, until the teacher is asked again."""
+        if self._device is not None:
+            self._place(torch.device("cpu"))
+            self._device = None
 
 
 def _is_array(outputs: Any) -> bool:
@@ -307,9 +314,18 @@ def resolve_teacher(
         return None if label_map is None else FrozenTeacher(_no_model, student, label_map)
     if teacher == SELF:
         teacher = OwnBase(student)
-    if isinstance(teacher, (str, PathLike)):
-        try:
-            teacher = load_teacher(str(teacher))
-        except OSError as error:
-            raise ConfigError([f"teacher_model: {teacher!r} could not be loaded. {error}"]) from error
-    return FrozenTeacher(teacher, student, label_map)
+    return FrozenTeacher(loaded(teacher), student, label_map)
+
+
+def loaded(teacher: Any) -> Any:
+    """A teacher that is given by its name, loaded; any other as it is.
+
+    Raises:
+        ConfigError: It cannot be loaded.
+    """
+    if not isinstance(teacher, (str, PathLike)):
+        return teacher
+    try:
+        return load_teacher(str(teacher))
+    except OSError as error:
+        raise ConfigError([f"teacher_model: {teacher!r} could not be loaded. {error}"]) from error

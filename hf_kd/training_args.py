@@ -49,6 +49,9 @@ class DistillationTrainingArguments(TrainingArguments):
         lr_gamma: The factor at each milestone.
         train_sampling_strategy: As in `TrainingArguments`; or "balanced": every class equally often, rows of rare ones
             repeatedly, an epoch as long as ever. Unlabelled rows come once per epoch. Follows `data_seed`, or `seed`.
+        augmentation_views: Show training rows that change at random in so many repeatable views of each, epoch e in
+            view e modulo that, instead of anew in every epoch. A `TeacherCache` with views sets it by itself; here it
+            gives the same run with a live teacher. None: anew.
         early_stopping_patience: Stop after so many evaluations in a row without a better `metric_for_best_model` (the
             loss, where none is named). None: never. A resumed run goes on counting.
         early_stopping_threshold: By how much, >= 0, a better value must be better to count.
@@ -84,6 +87,9 @@ class DistillationTrainingArguments(TrainingArguments):
             "choices": list(SAMPLING_STRATEGIES),
         },
     )
+    augmentation_views: int | None = field(
+        default=None, metadata={"help": "Repeatable random views of each training row; by default every one is new."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better `metric_for_best_model`."}
     )
@@ -117,6 +123,10 @@ class DistillationTrainingArguments(TrainingArguments):
         for name in ("temperature_learning_rate", "temperature_momentum", "temperature_weight_decay"):
             high = 1.0 if name == "temperature_momentum" else math.inf
             setattr(self, name, check_number(owner, name, getattr(self, name), why, low=0.0, high=high))
+        if self.augmentation_views is not None:
+            why = "each row has so many views. Pass e.g. 8, or None to draw anew in every epoch."
+            views = check_number(owner, "augmentation_views", self.augmentation_views, why, low=1, whole=True)
+            self.augmentation_views = int(views)
         self._check_milestones(owner)
         if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
             raise ValueError(

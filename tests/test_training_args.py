@@ -24,6 +24,7 @@ VALUES = {
     "lr_milestones": [150.0, 180.0, 210.5],
     "lr_gamma": 0.2,
     "early_stopping_patience": 3,
+    "augmentation_views": 4,
     "resume_with_changes": True,
     "early_stopping_threshold": 0.01,
 }

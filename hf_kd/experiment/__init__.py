@@ -1,5 +1,6 @@
 """Experiments: a strict configuration in, a trained, scored and saved student out."""
 
+from .cached_teacher import FilledCache, fill_cache
 from .config import ExperimentConfig, load_config, parse_config
 from .evaluation import Evaluation, evaluate_model, write_evaluation
 from .run import ExperimentResult, dump_resolved, run_experiment
@@ -11,11 +12,13 @@ __all__ = [
     "Evaluation",
     "ExperimentConfig",
     "ExperimentResult",
+    "FilledCache",
     "StoredLogits",
     "TrainingStopped",
     "dump_resolved",
     "evaluate_model",
     "evaluate_run",
+    "fill_cache",
     "load_config",
     "parse_config",
     "run_experiment",

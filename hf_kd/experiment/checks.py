@@ -24,7 +24,7 @@ from ..registry import accepted_arguments, check_number, suggestion
 from ..temperatures import TEMPERATURES
 from ..trainer.complete import checkpoints, defect, last_complete, none_in
 from ..training_args import DistillationTrainingArguments
-from .config import structure_problems
+from .config import ExperimentConfig, structure_problems
 from .data_checks import data_problems
 from .student_checks import is_there, mistyped, one_line, student_problems
 from .teacher_checks import teacher_problems
@@ -99,6 +99,15 @@ def objective_from(section: Mapping[str, Any], num_labels: int) -> DistillationO
     losses = [pair for index, spec in specs for pair in _weighted_losses(spec, f"losses.{index}", num_labels)]
     frame = {key: value for key, value in section.items() if key != "losses"}
     return DistillationObjective(losses, **frame)
+
+
+def run_objective(config: ExperimentConfig, num_labels: int) -> DistillationObjective:
+    """What a configuration minimises, to be asked what it needs; without a trace in the random streams."""
+    with torch.random.fork_rng(devices=[]):
+        if config.objective is not None:
+            return objective_from(config.objective.model_dump(), num_labels)
+        method = dict(config.method)
+        return build_objective(method.pop("name"), num_labels=num_labels, **method)
 
 
 def _weighted_losses(spec: Mapping[str, Any], path: str, num_labels: int) -> list[tuple[float, DistillationLoss]]:

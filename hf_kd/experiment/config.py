@@ -139,6 +139,22 @@ class DataSection(Section):
     seed: Seed = 0
 
 
+class CacheSection(Section):
+    """Where the teacher's answers are kept, so that it is asked once for any number of runs: see `hf_kd.TeacherCache`.
+
+    Args:
+        dir: A folder; filled on first use, or by `hf-kd cache`.
+        dtype: How logits are rounded; `float32`, not at all, by default.
+        top_k: Keep the so many largest logits of each row and the mass of the others.
+        views: With `data.augmentation`: so many repeatable views of each training row, seen in turn.
+    """
+
+    dir: Name
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    views: Annotated[int, Field(ge=1)] | None = None
+
+
 class ObjectiveSection(Section):
     """A free mix, instead of a published `method`: see `hf_kd.DistillationObjective`.
 
@@ -169,6 +185,7 @@ class ExperimentConfig(Section):
         data: What it learns from.
         seed: Of the student's initialisation and of training.
         teacher: The classifier to distil from; needed unless the distillation weight is 0.
+        teacher_cache: Keep the teacher's answers in a folder; its name, or `dir` and settings.
         method: A published method: its name, or `name` and parameters as in `hf_kd.build_objective`.
         objective: A free mix of losses. Exactly one of `method` and `objective`.
         training: Fields of `hf_kd.DistillationTrainingArguments`.
@@ -179,6 +196,7 @@ class ExperimentConfig(Section):
     data: DataSection
     seed: Seed = 42
     teacher: TeacherSection | None = None
+    teacher_cache: CacheSection | None = None
     method: dict[str, Any] | None = None
     objective: ObjectiveSection | None = None
     training: dict[str, Any] = {}
@@ -262,6 +280,8 @@ def parse_config(mapping: Mapping[str, Any], problems: Sequence[str] = ()) -> Ex
     given = {key: value for key, value in given.items() if value is not None}
     if isinstance(given.get("method"), str):
         given["method"] = {"name": given["method"]}
+    if isinstance(given.get("teacher_cache"), str):
+        given["teacher_cache"] = {"dir": given["teacher_cache"]}
     problems = [*problems, *odd, *structure_problems(ExperimentConfig, given)]
     known = {line.split(":")[0] for line in problems}
     given, more = section_problems(given)
@@ -313,8 +333,9 @@ def _parts(key: str) -> list[str]:
 def _set(config: DictConfig, key: str, value: Any) -> list[str]:
     """Put a value at a path, in place; the problems with it."""
     parts = _parts(key)
-    if parts[0] == "method" and len(parts) > 1 and isinstance(config.get("method"), str):
-        config.method = {"name": config.method}
+    for short, key_of_it in (("method", "name"), ("teacher_cache", "dir")):
+        if parts[0] == short and len(parts) > 1 and isinstance(config.get(short), str):
+            config[short] = {key_of_it: config[short]}
     try:
         OmegaConf.update(config, ".".join(parts), value, merge=False)
     except (OmegaConfBaseException, ValueError, TypeError) as error:

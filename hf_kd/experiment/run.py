@@ -23,6 +23,7 @@ from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
 from .best_model import best_model, with_best_metric
 from .build import build_arguments, build_task, build_teacher
+from .cached_teacher import CachedSide, cached_provenance, cached_side, fill_for
 from .checks import objective_from, training_schema
 from .config import ExperimentConfig, parse_config
 from .pulled import pulled
@@ -121,9 +122,12 @@ def run_experiment(
     asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
     student, teacher, models = _models(config, task)
-    side = teacher_side(config, teacher, student, task, teacher_splits(args))
+    side, cached = side_of(config, teacher, student, task, teacher_splits(args))
     task = side.task
-    trainer = build_trainer(config, args, side, student, teacher, callbacks)
+    trainer = build_trainer(config, args, side, student, teacher, callbacks, cached)
+    if cached is not None:
+        fill_for(trainer, cached, task, teacher_splits(args))
+        models["teacher"] = cached_provenance(trainer.stored_teacher)
     trainer.pulled = pulled(config, task, side)
     score = checked_teacher(trainer, task, config.teacher)
     folder = Path(config.output_dir)
@@ -147,7 +151,7 @@ def run_experiment(
             validation=validation,
             test=test,
             student_parameters=plain_parameters(student),
-            teacher_parameters=None if teacher in (None, SELF) else teacher.num_parameters(),
+            teacher_parameters=_size(trainer, teacher),
             train_rows=task.num_train_rows,
             labelled_rows=task.num_labelled,
             train_steps=output.global_step,
@@ -164,6 +168,21 @@ def run_experiment(
         return result
 
 
+def _size(trainer: DistillationTrainer, teacher: Any) -> int | None:
+    if trainer.teacher_cache is not None:
+        return trainer.stored_teacher.get("parameters")
+    return None if teacher in (None, SELF) else teacher.num_parameters()
+
+
+def side_of(
+    config: ExperimentConfig, teacher: Any, student: Any, task: Task, splits: Sequence[str]
+) -> tuple[TeacherSide, CachedSide | None]:
+    """The teacher's inputs and classes, and its cache, if it has one."""
+    if config.teacher_cache is None:
+        return teacher_side(config, teacher, student, task, splits), None
+    return cached_side(config, task, student, splits, teacher)
+
+
 def build_trainer(
     config: ExperimentConfig,
     args: DistillationTrainingArguments,
@@ -171,9 +190,12 @@ def build_trainer(
     student: Any,
     teacher: Any,
     callbacks: Sequence[TrainerCallback],
+    cached: CachedSide | None = None,
 ) -> DistillationTrainer:
     """The trainer of a run, with all that is settled."""
     task = side.task
+    if cached is not None:
+        teacher = cached.teacher
     trainer = DistillationTrainer(
         model=student,
         args=args,
@@ -186,13 +208,15 @@ def build_trainer(
         objective=_objective(config, side),
         teacher_processing_class=side.processor,
         label_map=side.label_map,
+        teacher_cache=None if cached is None else cached.cache,
         callbacks=list(callbacks),
     )
     trainer.revisions = {
         "teacher": config.teacher and config.teacher.revision,
         "student": config.student.revision or "main",
     }
-    trainer.stored_teacher = _stored_teacher(config)
+    if cached is None:
+        trainer.stored_teacher = _stored_teacher(config)
     trainer.told = {"data_section": _identity(config, task)}
     if args.disable_tqdm:
         trainer.remove_callback(PrinterCallback)  # it would print every log record instead
@@ -238,12 +262,13 @@ def _write_start(
 def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, Any]]:
     """Student and teacher, and where they came from."""
     student = build_student(config.student, task, config.teacher)
-    teacher = build_teacher(config.teacher, task)
+    is_needed = config.teacher_cache is None or config.student.init_layers is not None
+    teacher = build_teacher(config.teacher, task) if is_needed else None  # else only if the cache lacks answers
     taken = None
     if config.student.init_layers is not None:
         taken = take_over_layers(config.student, student, teacher, config.teacher, task)
     models = {"student": provenance(config.student, student, taken)}
-    if teacher not in (None, SELF):
+    if teacher not in (None, SELF) and config.teacher_cache is None:
         models["teacher"] = provenance(config.teacher, teacher)
     elif stored := _stored_teacher(config):
         models["teacher"] = stored

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..adapters import SELF
 from ..label_map import read_mapping
 from ..objective import DistillationObjective
 from .config import TeacherSection
@@ -19,16 +20,18 @@ def teacher_problems(given: Mapping[str, Any], objective: DistillationObjective 
         objective: The run's; None where it is not well-formed.
     """
     teacher = given.get("teacher")
+    problems = cache_problems(given)
     if objective is not None and objective.needs_teacher and teacher is None:
         where = "method" if "method" in given else "objective"
         return [
+            *problems,
             f"teacher: is required, because the run distils at {where}.kd_weight={objective.kd_weight:g}. Give "
-            f"teacher.model, or set {where}.kd_weight=0 to train without one."
+            f"teacher.model, or set {where}.kd_weight=0 to train without one.",
         ]
     if not isinstance(teacher, Mapping):
-        return []
+        return problems
     teacher = {key: value for key, value in teacher.items() if value is not None}
-    problems = [
+    problems += [
         *_source_problems(teacher),
         *folder_problems("teacher.model", teacher.get("model")),
         *folder_problems("teacher.processor", teacher.get("processor")),
@@ -43,6 +46,42 @@ def teacher_problems(given: Mapping[str, Any], objective: DistillationObjective 
         problems.append(
             f"teacher: would not be used, because {why}. Remove it (teacher=null), or set "
             "training.evaluate_with_teacher=true to compare the student with it."
+        )
+    return problems
+
+
+def cache_problems(given: Mapping[str, Any]) -> list[str]:
+    """Stored answers to rows that are others each time, and a cache that nobody fills."""
+    cache, teacher, data = (given.get(name) for name in ("teacher_cache", "teacher", "data"))
+    if not isinstance(cache, Mapping):
+        return []
+    data, problems = data if isinstance(data, Mapping) else {}, []
+    source = teacher.get("model") if isinstance(teacher, Mapping) else None
+    if source is None or source == SELF:
+        got = "there is no teacher" if not isinstance(teacher, Mapping) else "its answers are a column of the data"
+        got = "`self` is always at hand, and as fast as the student" if source == SELF else got
+        problems.append(f"teacher_cache: keeps what teacher.model answers, and {got}. Remove one of them.")
+    spec = data.get("augmentation")
+    mixes = [key for key in ("mixup", "cutmix") if isinstance(spec, Mapping) and spec.get(key)]
+    if mixes:
+        problems.append(
+            f"data.augmentation.{mixes[0]}: mixes images after they are read, and teacher_cache keeps answers to "
+            "unmixed ones. Remove one of them."
+        )
+    elif spec and data.get("streaming") is True:
+        problems.append(
+            "data.augmentation: changes the images of a stream as they pass, so that no view comes again, and "
+            "teacher_cache keeps answers to views. Remove one of them, or do not stream."
+        )
+    elif spec and cache.get("views") is None:
+        problems.append(
+            "teacher_cache.views: is required with data.augmentation: so many repeatable views of each training image "
+            "are answered and then seen in turn, one per epoch, e.g. 8."
+        )
+    elif not spec and cache.get("views") is not None:
+        problems.append(
+            "teacher_cache.views: says how many random views of each row there are, and without data.augmentation all "
+            "are the same. Remove it."
         )
     return problems
 

@@ -105,7 +105,7 @@ def teacher_side(
         label_map = match_models(teacher, student, section.label_map, _problem_type(student))
     except ValueError as error:
         raise ConfigError([f"teacher.{'label_map' if section.label_map else 'model'}: {one_line(error)}"]) from error
-    processor = _processor(section, task)
+    processor = processor_of(section, task)
     if processor is None:
         return TeacherSide(task, None, label_map)
     try:
@@ -130,7 +130,7 @@ def _problem_type(student: PreTrainedModel) -> str:
     return student.config.problem_type or SINGLE_LABEL
 
 
-def _processor(section: TeacherSection, task: Task) -> Any:
+def processor_of(section: TeacherSection, task: Task) -> Any:
     """The teacher's own processor; None if none was saved with it."""
     auto = AutoTokenizer if task.modality == "text" else AutoImageProcessor
     source = section.processor or section.model
@@ -188,9 +188,11 @@ def checked_teacher(trainer: DistillationTrainer, task: Task, section: TeacherSe
     if len(rows) < LEAST_ROWS:
         return None
     choices, labels, size = [], [], trainer.args.per_device_eval_batch_size
+    stored = trainer.stored_answers(task.train, is_training=True)
     for start in range(0, len(rows), size):
-        batch = trainer.data_collator([task.train[int(index)] for index in rows[start : start + size]])
-        batch = trainer._prepare_inputs(batch)
+        some = rows[start : start + size]
+        batch = trainer.data_collator([task.train[int(index)] for index in some])
+        batch = trainer._prepare_inputs(batch if stored is None else {**batch, **stored.of(some, stored.first_view)})
         logits = teacher_logits(trainer.teacher, batch, trainer.accelerator, trainer.objective.kd_weight)
         choices.append(logits.argmax(-1).cpu())
         labels.append(trainer.objective.distilled_rows(batch[trainer.label_name])[0].cpu())

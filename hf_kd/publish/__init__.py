@@ -12,6 +12,7 @@ from .push import (
     remove_stale,
     write_plots,
 )
+from .teacher_cache import pull_cache, push_cache
 from .words import PushError, failure, hidden, reason
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "hidden",
     "license_of_teacher",
     "make_branch",
+    "pull_cache",
+    "push_cache",
     "push_folder",
     "reason",
     "refuse_unshippable",

@@ -25,7 +25,9 @@ from ..inputs import (
 from ..mixing import Mixing, check_mixable, mixing_from
 from ..sanity import ROWS
 from ..teacher import teacher_logits
-from .checkpoints import CheckpointingTrainer
+from ..teacher_cache import row_keys
+from .cached import KeyedCollator, ViewedRows
+from .caching import CachingTrainer
 from .checks import num_labels
 from .draws import Epoch, EpochDraws, SeededCollator, SeededRows, is_stream
 from .problem_types import check_label_presence, check_label_values, check_labels
@@ -33,7 +35,7 @@ from .sampling import BALANCED, balanced_sampler
 from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
 
 
-class DataTrainer(CheckpointingTrainer):
+class DataTrainer(CachingTrainer):
     """The part of `DistillationTrainer` that deals with its training rows.
 
     Batches are mixed here, after the data loader, and not by the collator: evaluation shares the collator. Each draw
@@ -45,6 +47,7 @@ class DataTrainer(CheckpointingTrainer):
     _epoch: Epoch = Epoch()
     _epoch_draws: EpochDraws | None = None
     _wrapped: SeededRows | None = None
+    _is_keyed: bool = False
 
     def _check_data(self, mixing: Any, collator: Any) -> None:
         """Refuse rows that do not go with the student, the objective, or what is to be done to them."""
@@ -72,6 +75,11 @@ class DataTrainer(CheckpointingTrainer):
                 f"`DistillationTrainer(mixing={self.mixing!r})`: the head of `model` is for {REGRESSION}, whose "
                 "squared error is not linear in the labels, so two of them make no loss of a mixture. Leave it out."
             )
+        if self.teacher_cache is not None:
+            raise ValueError(
+                f"`DistillationTrainer(mixing={self.mixing!r}, teacher_cache=...)`: what is stored was answered to "
+                "unmixed rows. Leave mixing out, or let the teacher run during training."
+            )
         columns = getattr(self.train_dataset, "column_names", None) or ()
         present = [name for name in (TEACHER_LOGITS, LABELS_MIX) if name in columns]
         if present:
@@ -85,9 +93,12 @@ class DataTrainer(CheckpointingTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns of both models: the Trainer would drop what the student does not name."""
+        self._keep_columns(self._teacher_columns())
+
+    def _keep_columns(self, teacher: list[str] | None) -> None:
+        """Of the teacher these."""
         if self._signature_columns is None:
             super()._set_signature_columns_if_needed()
-            teacher = [] if self.teacher is None else self.teacher.columns
             datasets = (self.train_dataset, self.eval_dataset)
             wanted = dataset_columns(self._student_columns or [], teacher, datasets)
             own = [*LABEL_KEYS, LABEL_WEIGHT, *MIX_KEYS]
@@ -100,16 +111,28 @@ class DataTrainer(CheckpointingTrainer):
     def _get_dataloader(
         self, dataset: Any, description: str, *args: Any, is_training: bool = False, **kwargs: Any
     ) -> DataLoader:
-        """As in `Trainer`; random changes of training rows are the same after a resume."""
+        """As in `Trainer`; random changes of training rows are the same after a resume, stored answers come along."""
         if is_training:
             self._epoch_draws = EpochDraws() if is_stream(dataset) or self._loader_draws() else None
             self._epoch = Epoch(is_shared=self.args.dataloader_persistent_workers)
-            if not is_stream(dataset):
-                if isinstance(dataset, datasets.Dataset):
-                    dataset = self._remove_unused_columns(dataset, description=description)
-                dataset = SeededRows(dataset, self._data_seed, self._epoch)
+        self._is_keyed = is_stream(dataset) and self._stream_answers(dataset, is_training)
+        if not is_stream(dataset):
+            dataset = self._wrapped_rows(dataset, description, is_training)
         self._wrapped = dataset if isinstance(dataset, SeededRows) else None
         return super()._get_dataloader(dataset, description, *args, is_training=is_training, **kwargs)
+
+    def _wrapped_rows(self, dataset: Any, description: str, is_training: bool) -> Any:
+        """Rows whose draws are repeatable, and that bring their answers."""
+        views = self._views if is_training else None
+        answers = self._answers_to(dataset, is_training, f"{description.lower()} rows")
+        keys = answers.keys if answers is not None else None if views is None else row_keys(dataset)
+        if not is_training and answers is None:
+            return dataset
+        if isinstance(dataset, datasets.Dataset):
+            dataset = self._remove_unused_columns(dataset, description=description)
+        if keys is None:
+            return SeededRows(dataset, self._data_seed, self._epoch)
+        return ViewedRows(dataset, self._data_seed, self._epoch, keys, views, answers)
 
     def _loader_draws(self) -> bool:
         """Whether what starts an epoch draws otherwise in a resumed one.
@@ -126,6 +149,8 @@ class DataTrainer(CheckpointingTrainer):
         """As in `Trainer`; the columns of a `datasets.Dataset` are removed already."""
         if self._wrapped is None or not isinstance(self._wrapped.rows, datasets.Dataset):
             data_collator = super()._get_collator_with_removed_columns(data_collator, description)
+        if self._is_keyed:
+            return KeyedCollator(data_collator, self.teacher_cache)
         return data_collator if self._wrapped is None else SeededCollator(data_collator)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
@@ -165,7 +190,7 @@ class DataTrainer(CheckpointingTrainer):
         """A micro-batch, mixed if that is wanted; one that came mixed is checked."""
         mixed = batch
         if self.mixing is not None:
-            teacher = [] if self.teacher is None else self.teacher.columns or []
+            teacher = self._teacher_columns() or []
             check_mixable(batch, {*(self._student_columns or []), *teacher})
             place = self.args.seed, self.state.global_step, index, self.accelerator.process_index
             mixed = self.mixing(batch, np.random.default_rng(place), self.label_name)

@@ -5,45 +5,14 @@ ahead, before the Trainer has restored the generators. Draws from the generators
 than the uninterrupted run's; so would those of workers, which start over.
 """
 
-import hashlib
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-State = tuple[Any, Any, torch.Tensor]
-
-
-def _state() -> State:
-    return random.getstate(), np.random.get_state(), torch.get_rng_state()
-
-
-def _set_state(state: State) -> None:
-    random.setstate(state[0])
-    np.random.set_state(state[1])
-    torch.set_rng_state(state[2])
-
-
-def _seed_all(place: tuple) -> None:
-    number = int.from_bytes(hashlib.blake2b(repr(place).encode(), digest_size=8).digest(), "big")
-    random.seed(number)
-    np.random.seed(number % 2**32)
-    torch.default_generator.manual_seed(number)  # of the processor alone: no data loader draws on a device
-
-
-@contextmanager
-def seeded(place: tuple) -> Iterator[None]:
-    """Draws inside depend on `place` alone, and those after it on nothing inside."""
-    before = _state()
-    _seed_all(place)
-    try:
-        yield
-    finally:
-        _set_state(before)
+from ..seeding import State, random_state, seed_all, seeded, set_random_state
 
 
 class Epoch:
@@ -77,9 +46,10 @@ class Epoch:
 
 
 class _Batch(list):
-    """Rows of a batch that know where in the run they belong."""
+    """Rows of a batch that know where in the run they belong, and what was answered to them."""
 
     place: tuple = ()
+    answers: dict[str, torch.Tensor] | None = None
 
 
 class SeededRows(Dataset):
@@ -133,7 +103,8 @@ class SeededCollator:
         if not isinstance(rows, _Batch):
             return self.collator(rows)
         with seeded((*rows.place, "collated")):  # not the same draws again as for the rows
-            return self.collator(rows)
+            batch = self.collator(rows)
+        return batch if rows.answers is None else {**batch, **rows.answers}
 
 
 class EpochDraws:
@@ -150,17 +121,17 @@ class EpochDraws:
     @contextmanager
     def __call__(self, place: tuple) -> Iterator[None]:
         """Continue the state of the epoch that `place` names, or begin it."""
-        before = _state()
+        before = random_state()
         if self.state is None or place != self.place:
-            _seed_all((*place, "epoch"))
+            seed_all((*place, "epoch"))
             self.place = place
         else:
-            _set_state(self.state)
+            set_random_state(self.state)
         try:
             yield
         finally:
-            self.state = _state()
-            _set_state(before)
+            self.state = random_state()
+            set_random_state(before)
 
 
 def is_stream(dataset: Any) -> bool:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from ..heads import FeatureTap, classification_layer
 from ..objective import DistillationObjective
 from ..teacher import FrozenTeacher
+from .cached import CachedTeacher, refuse_features
 
 
 class ExtraTensors:
@@ -25,11 +26,15 @@ class ExtraTensors:
         self.taps = {}
         if "student_features" in self.needs:
             self.taps["student_features"] = FeatureTap(_layer(objective, student, "model"), "model")
-        if "teacher_features" in self.needs:
-            layer = _layer(objective, _teacher_model(objective, teacher), "teacher_model")
+        is_stored = isinstance(teacher, CachedTeacher)
+        if "teacher_features" in self.needs and not is_stored:
+            layer = _teacher_layer(objective, teacher)
             self.taps["teacher_features"] = FeatureTap(layer, "teacher_model")
         if "teacher_classifier_weight" in self.needs:
-            self.layer = _layer(objective, _teacher_model(objective, teacher), "teacher_model")
+            model = None if is_stored else _teacher_model(objective, teacher)
+            self.weight = (
+                teacher.cache.classifier_weight() if is_stored else _layer(objective, model, "teacher_model").weight
+            )
 
     def take(self, student_logits: Tensor) -> dict[str, Tensor]:
         """The tensors behind the logits of the latest forward of both models."""
@@ -37,10 +42,11 @@ class ExtraTensors:
         if "student_features" in self.needs:
             taken["student_features"] = self.taps["student_features"].take(student_logits)
         if "teacher_features" in self.needs:
-            features = self.taps["teacher_features"].take(self.teacher.answer)
+            tap = self.taps.get("teacher_features")
+            features = self.teacher.features if tap is None else tap.take(self.teacher.answer)
             taken["teacher_features"] = features.detach().to(student_logits.device)
         if "teacher_classifier_weight" in self.needs:
-            weight, label_map = self.layer.weight.detach(), self.teacher.label_map
+            weight, label_map = self.weight.detach(), self.teacher.label_map
             weight = weight if label_map is None else label_map.rows(weight)
             taken["teacher_classifier_weight"] = weight.to(student_logits.device)
         return taken
@@ -66,9 +72,19 @@ def sizes(objective: DistillationObjective, student: nn.Module, teacher: FrozenT
     if "student_features" in objective.needs:
         widths["student_features"] = _layer(objective, student, "model").in_features
     if {"teacher_features", "teacher_classifier_weight"} & set(objective.needs):
-        layer = _layer(objective, _teacher_model(objective, teacher), "teacher_model")
-        widths["teacher_features"] = layer.in_features
+        widths["teacher_features"] = _teacher_width(objective, teacher)
     return widths
+
+
+def _teacher_width(objective: DistillationObjective, teacher: FrozenTeacher | None) -> int:
+    if isinstance(teacher, CachedTeacher) and not teacher.is_there:
+        refuse_features(objective, teacher.cache)
+        return teacher.cache.num_features
+    return _teacher_layer(objective, teacher).in_features
+
+
+def _stored_weight(teacher: CachedTeacher) -> Tensor:
+    return teacher.cache.classifier_weight()
 
 
 def distilled_classes(student: nn.Module, teacher: FrozenTeacher | None) -> int | None:
@@ -91,6 +107,10 @@ def serialized_layer(objective: DistillationObjective, student: nn.Module) -> nn
 
 def _layer(objective: DistillationObjective, model: nn.Module, owner: str) -> nn.Linear:
     return classification_layer(model, owner, f"loss {_needing(objective)}")
+
+
+def _teacher_layer(objective: DistillationObjective, teacher: FrozenTeacher | None) -> nn.Linear:
+    return _layer(objective, _teacher_model(objective, teacher), "teacher_model")
 
 
 def _needing(objective: DistillationObjective) -> str:

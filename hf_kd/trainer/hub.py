@@ -301,7 +301,7 @@ def sources(trainer: Any) -> dict[str, dict[str, Any] | None]:
         settings = json.loads(student.get_base_model().config.to_json_string())
         unsaid = ("_name_or_path", "transformers_version")
         ours["config"] = {key: value for key, value in settings.items() if key not in unsaid}
-    if teacher is None:
+    if teacher is None or getattr(teacher.model, "is_stored", False):
         return {"teacher": trainer.stored_teacher, "student": ours}
     if isinstance(teacher.model, OwnBase):
         theirs = {**describe_model(student, told.get("student")), "itself": True}

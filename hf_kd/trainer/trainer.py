@@ -23,7 +23,8 @@ from ..label_map import LabelMap
 from ..methods import build_objective
 from ..mixing import Mixing
 from ..objective import Batch, DistillationObjective
-from ..teacher import FrozenTeacher, resolve_teacher, teacher_logits
+from ..teacher import FrozenTeacher, teacher_logits
+from ..teacher_cache import TeacherCache
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
@@ -79,6 +80,8 @@ class DistillationTrainer(SearchingTrainer):
         mixing: mixup and CutMix of training batches, for both models alike; None takes the `mixing` of a collator that
             has one, as that of `load_task` may. A collator, or dataset, that mixes by itself gives `labels_mix`, the
             second labels, and `mix_lambda`, the share of the first.
+        teacher_cache: A `TeacherCache`, or its folder: what the teacher answered is read there, and the teacher is
+            asked about rows that are missing, once. Where none is, `teacher_model` may be None.
 
     Raises:
         TypeError: `args` or the teacher is of the wrong kind.
@@ -86,6 +89,8 @@ class DistillationTrainer(SearchingTrainer):
     """
 
     loss_is_scaled_for_ga = True
+    teacher: FrozenTeacher | None
+    _built_from: tuple | None = None
 
     def __init__(
         self,
@@ -108,6 +113,7 @@ class DistillationTrainer(SearchingTrainer):
         teacher_processing_class: Any = None,
         label_map: LabelMap | Mapping[Any, Any] | str | PathLike | None = None,
         mixing: Mixing | Mapping[str, Any] | None = None,
+        teacher_cache: TeacherCache | str | PathLike | None = None,
     ):
         if args is None:
             args = DistillationTrainingArguments(output_dir="tmp_trainer")
@@ -130,7 +136,7 @@ class DistillationTrainer(SearchingTrainer):
         checks.check_milestones(args.lr_milestones, train_dataset)
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
-        self.teacher: FrozenTeacher | None = resolve_teacher(teacher_model, self.model, label_map)
+        self._set_cache(teacher_cache, teacher_model, label_map)
         teacher_collator = collator_for(teacher_processing_class)
         classes = checks.num_labels(self.model)
         self.data_collator = DistillationCollator(
@@ -138,7 +144,6 @@ class DistillationTrainer(SearchingTrainer):
         )
         self._given_objective = objective
         self._initial_objective_state = None
-        self._built_from: tuple | None = None
         self.objective = objective if objective is not None else self._build_objective()
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         self._bind_objective()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import TrainerCallback, set_seed
 from transformers.utils import logging
 
@@ -18,15 +17,13 @@ from ..data import Task
 from ..data.rows import column_values
 from ..experiment.best_model import with_best_metric
 from ..experiment.build import build_arguments, build_task, build_teacher
-from ..experiment.checks import objective_from
+from ..experiment.checks import run_objective
 from ..experiment.config import ExperimentConfig
 from ..experiment.run import build_trainer, scores_on
 from ..experiment.stored_logits import ask_teacher
 from ..experiment.student import build_student, take_over_layers
 from ..experiment.teacher_side import TeacherSide, checked_teacher, teacher_side
 from ..inputs import TEACHER_LOGITS
-from ..methods import build_objective
-from ..objective import DistillationObjective
 from ..teacher_logits import ClassesOf, with_logits
 
 logger = logging.get_logger(__name__)
@@ -127,7 +124,7 @@ class Trials:
         """The teacher's side of a trial and the teacher, None where its answers are stored."""
         if self.why_live is not None or self.teacher is None:
             return self.side, self.teacher
-        objective = _objective(config, self.task.num_labels)
+        objective = run_objective(config, self.task.num_labels)
         if any(name.startswith("teacher_") for name in objective.needs):
             logger.warning_once("The teacher runs in trials whose losses read its features.")
             return self.side, self.teacher
@@ -144,15 +141,6 @@ class Trials:
                 getattr(self.task, split), column_values(getattr(answered, split), TEACHER_LOGITS)
             )
         return replace(self.task, **rows)
-
-
-def _objective(config: ExperimentConfig, num_labels: int) -> DistillationObjective:
-    """What a configuration minimises, to be asked what it needs; without a trace in the random streams."""
-    with torch.random.fork_rng(devices=[]):
-        if config.objective is not None:
-            return objective_from(config.objective.model_dump(), num_labels)
-        method = dict(config.method)
-        return build_objective(method.pop("name"), num_labels=num_labels, **method)
 
 
 def standard_error(arrays: Mapping[str, np.ndarray], metric: str) -> float | None:
