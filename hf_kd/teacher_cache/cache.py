@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from ..functional import SINGLE_LABEL
 from ..inputs import TEACHER_LOGITS
 from .encoding import DTYPES, Encoding, TopK, encoding_of, rounding_error
 from .identity import check_settings, refuse_other
@@ -222,6 +223,11 @@ class TeacherCache:
         Raises:
             ValueError: The cache is of another teacher, or its rows were made otherwise.
         """
+        if self.asked["top_k"] is not None and facts["problem_type"] != SINGLE_LABEL:
+            raise ValueError(
+                f"`TeacherCache(top_k={self.asked['top_k']})` keeps the largest of the logits that make one "
+                f"distribution, and this teacher's head is for {facts['problem_type']}. Leave top_k out."
+            )
         if self.manifest is None:
             settings = {"dtype": self.asked["dtype"] or "float32", "top_k": self.asked["top_k"]}
             manifest = {"format": FORMAT, **facts, "encoding": settings}
@@ -252,15 +258,17 @@ class TeacherCache:
         """Join small files into larger ones and remove what killed processes left; for one process, at the end."""
         remove_leftovers(self.folder)
         for view in self._index:
+            small = [(shard, shard.path.stat().st_size) for shard in self.shards if shard.view == view]
             waiting: list[Shard] = []
-            for shard in self.shards:
-                size = shard.path.stat().st_size
-                if shard.view != view or size > SHARD_BYTES // 2:
+            room = SHARD_BYTES
+            for shard, size in small:
+                if size > SHARD_BYTES // 2:
                     continue
-                if waiting and sum(part.path.stat().st_size for part in waiting) + size > SHARD_BYTES:
+                if size > room:
                     merge(waiting, self.folder)
-                    waiting = []
+                    waiting, room = [], SHARD_BYTES
                 waiting.append(shard)
+                room -= size
             if len(waiting) > 1:
                 merge(waiting, self.folder)
         self.open()

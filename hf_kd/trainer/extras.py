@@ -31,10 +31,9 @@ class ExtraTensors:
             layer = _teacher_layer(objective, teacher)
             self.taps["teacher_features"] = FeatureTap(layer, "teacher_model")
         if "teacher_classifier_weight" in self.needs:
-            model = None if is_stored else _teacher_model(objective, teacher)
-            self.weight = (
-                teacher.cache.classifier_weight() if is_stored else _layer(objective, model, "teacher_model").weight
-            )
+            is_there = not is_stored or teacher.is_there
+            live = _teacher_layer(objective, teacher).weight if is_there else None
+            self.weight = live if is_there else teacher.cache.classifier_weight()
 
     def take(self, student_logits: Tensor) -> dict[str, Tensor]:
         """The tensors behind the logits of the latest forward of both models."""
@@ -81,10 +80,6 @@ def _teacher_width(objective: DistillationObjective, teacher: FrozenTeacher | No
         refuse_features(objective, teacher.cache)
         return teacher.cache.num_features
     return _teacher_layer(objective, teacher).in_features
-
-
-def _stored_weight(teacher: CachedTeacher) -> Tensor:
-    return teacher.cache.classifier_weight()
 
 
 def distilled_classes(student: nn.Module, teacher: FrozenTeacher | None) -> int | None:

@@ -17,12 +17,13 @@ from ..data import Task
 from ..data.rows import column_values
 from ..experiment.best_model import with_best_metric
 from ..experiment.build import build_arguments, build_task, build_teacher
+from ..experiment.cached_teacher import fill_for
 from ..experiment.checks import run_objective
 from ..experiment.config import ExperimentConfig
-from ..experiment.run import build_trainer, scores_on
+from ..experiment.run import build_trainer, scores_on, side_of
 from ..experiment.stored_logits import ask_teacher
 from ..experiment.student import build_student, take_over_layers
-from ..experiment.teacher_side import TeacherSide, checked_teacher, teacher_side
+from ..experiment.teacher_side import TeacherSide, checked_teacher
 from ..inputs import TEACHER_LOGITS
 from ..teacher_logits import ClassesOf, with_logits
 
@@ -52,16 +53,20 @@ class Trials:
     ):
         self.config, self.on_progress = config, on_progress
         self.task = build_task(config) if task is None else task
-        self.teacher = build_teacher(config.teacher, self.task)
+        is_cached = config.teacher_cache is not None
+        is_read = not is_cached or config.student.init_layers is not None  # else the cache may have all answers
+        self.teacher = build_teacher(config.teacher, self.task) if is_read else None
         is_compared = config.training.get("evaluate_with_teacher", False)
         self.splits = ("train", "validation") if is_compared else ("train",)
-        self.side = teacher_side(config, self.teacher, ClassesOf(self.task), self.task, self.splits)
+        self.side, self.cached = side_of(config, self.teacher, ClassesOf(self.task), self.task, self.splits)
         self.stored: TeacherSide | None = None
         self.why_live = self._why_live()
         self.is_checked = False
 
     def _why_live(self) -> str | None:
         """Why the teacher cannot be asked once; None where it can, or there is none to ask."""
+        if self.cached is not None:
+            return None
         if self.teacher == SELF:
             return "it is the student without its adapter"
         if self.teacher is None:
@@ -79,6 +84,8 @@ class Trials:
         """How the teacher takes part, in a sentence."""
         if self.config.teacher is None:
             return "There is no teacher."
+        if self.cached is not None:
+            return f"The teacher's answers are kept in {self.cached.cache.folder}; what is missing is asked once."
         if self.config.teacher.column is not None:
             return "The teacher answered earlier; its logits are a column of the data."
         if self.why_live is None:
@@ -106,7 +113,9 @@ class Trials:
         if config.student.init_layers is not None:
             take_over_layers(config.student, student, self.teacher, config.teacher, self.task)
         side, teacher = self._teacher_of(config)
-        trainer = build_trainer(config, args, side, student, teacher, [callback])
+        trainer = build_trainer(config, args, side, student, teacher, [callback], self.cached)
+        if self.cached is not None:
+            fill_for(trainer, self.cached, side.task, self.splits, self.on_progress)
         if not self.is_checked:
             checked_teacher(trainer, side.task, config.teacher)
             self.is_checked = True
@@ -122,7 +131,7 @@ class Trials:
 
     def _teacher_of(self, config: ExperimentConfig) -> tuple[TeacherSide, Any]:
         """The teacher's side of a trial and the teacher, None where its answers are stored."""
-        if self.why_live is not None or self.teacher is None:
+        if self.why_live is not None or self.teacher is None or self.cached is not None:
             return self.side, self.teacher
         objective = run_objective(config, self.task.num_labels)
         if any(name.startswith("teacher_") for name in objective.needs):

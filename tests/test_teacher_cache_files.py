@@ -1,0 +1,392 @@
+"""The files of a cache: what is written is what is read, whatever kills the writer, and damage is seen."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from hf_kd import TeacherCache
+from hf_kd.teacher_cache import Asking, cache, fill, row_key, row_keys
+
+CLASSES = 40
+FACTS = {
+    "teacher": {"name": "teacher", "weights": "0123456789ab", "precision": "float32"},
+    "classes": [f"class {i}" for i in range(CLASSES)],
+    "problem_type": "single_label_classification",
+    "features": None,
+    "columns": ["number"],
+}
+
+
+def answers(keys, classes=CLASSES, scale=4.0):
+    """Logits that depend on the rows alone."""
+    seeds = [abs(int(high)) % 2**31 for high, _ in keys]
+    return torch.stack([scale * torch.randn(classes, generator=torch.Generator().manual_seed(s)) for s in seeds])
+
+
+def written(folder, rows=100, **settings):
+    made = TeacherCache(folder, **settings)
+    made.claim(FACTS)
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, (rows, 2))
+    made.write(keys, np.arange(rows), answers(keys), -1)
+    made.open()
+    return made, keys
+
+
+# ---- Precision
+
+
+def test_float32_is_exact(tmp_path):
+    made, keys = written(tmp_path / "cache")
+    assert torch.equal(made.read(made.find(keys))["teacher_logits"], answers(keys))
+    assert made.describe()["errors"] == {"rounding": 0.0}
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [("float16", 11), ("bfloat16", 8)])
+def test_half_precision_rounds_to_its_digits_and_says_so(tmp_path, dtype, digits):
+    made, keys = written(tmp_path / "cache", dtype=dtype)
+    read, true = made.read(made.find(keys))["teacher_logits"], answers(keys)
+    assert ((read - true).abs() <= true.abs() * 2.0**-digits + 1e-7).all()
+    assert made.describe()["errors"]["rounding"] == pytest.approx(float((read - true).abs().max()), rel=1e-6)
+
+
+def test_a_logit_too_large_for_float16_is_refused(tmp_path):
+    made, keys = written(tmp_path / "cache", dtype="float16")
+    with pytest.raises(ValueError, match=r"a logit of 7e\+04, which is infinite in float16"):
+        made.write(keys[:1], np.arange(1), torch.full((1, CLASSES), 7e4), -1)
+
+
+def test_top_k_keeps_the_probabilities_of_what_it_keeps(tmp_path):
+    """At temperature 1 those of the largest are exact and the rest has its whole mass; what else is lost is said."""
+    made, keys = written(tmp_path / "cache", top_k=5)
+    read, true = made.read(made.find(keys))["teacher_logits"], answers(keys)
+    top = true.topk(5).indices
+    torch.testing.assert_close(read.softmax(-1).gather(1, top), true.softmax(-1).gather(1, top), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(read.logsumexp(-1), true.logsumexp(-1), rtol=1e-5, atol=1e-5)
+    said = made.describe()["errors"]
+    for t in (1.0, 4.0):
+        p, q = ((z.double() / t).log_softmax(-1) for z in (true, read))
+        kl = (p.exp() * (p - q)).sum(-1)
+        assert said[f"kl_t{t:g}"] == pytest.approx(float(kl.mean()), rel=1e-4)
+        assert said[f"max_kl_t{t:g}"] == pytest.approx(float(kl.max()), rel=1e-4)
+    assert said["rounding"] == 0.0
+    assert 0 < said["kl_t1"] < said["max_kl_t1"]
+
+
+def test_top_k_of_all_classes_is_all_of_them(tmp_path):
+    made, keys = written(tmp_path / "cache", top_k=CLASSES)
+    assert torch.equal(made.read(made.find(keys))["teacher_logits"], answers(keys))
+
+
+def test_errors_of_several_files_are_those_of_all_rows(tmp_path):
+    made = TeacherCache(tmp_path / "cache", top_k=3)
+    made.claim(FACTS)
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, (30, 2))
+    for part in (slice(0, 20), slice(20, 30)):
+        made.write(keys[part], np.arange(30)[part], answers(keys[part]), -1)
+    made.open()
+    whole = TeacherCache(tmp_path / "whole", top_k=3)
+    whole.claim(FACTS)
+    whole.write(keys, np.arange(30), answers(keys), -1)
+    whole.open()
+    expected = whole.describe()["errors"]
+    assert made.describe()["errors"] == pytest.approx(expected)
+    made.tidy()
+    assert made.describe()["errors"] == pytest.approx(expected)
+    assert made.describe()["files"] == 1
+
+
+# ---- Many files
+
+
+def test_rows_of_many_files_and_views_come_back_in_the_order_asked_for(tmp_path):
+    made = TeacherCache(tmp_path / "cache")
+    made.claim(FACTS)
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, (90, 2))
+    for start in range(0, 90, 7):
+        part = slice(start, start + 7)
+        made.write(keys[part], np.arange(90)[part], answers(keys[part]), -1)
+        made.write(keys[part], np.arange(90)[part], -answers(keys[part]), 0)
+    made.open()
+    order = np.random.default_rng(1).permutation(90)
+    for view, sign in ((-1, 1), (0, -1)):
+        read = made.read(made.find(keys[order], view))["teacher_logits"]
+        assert torch.equal(read, sign * answers(keys[order]))
+    assert (made.find(keys, 1) == -1).all()
+    assert made.digests(made.find(keys[order])).tolist() == order.tolist()
+    made.tidy()
+    assert len(made.shards) == 2
+    assert torch.equal(made.read(made.find(keys[order], 0))["teacher_logits"], -answers(keys[order]))
+
+
+def test_the_same_row_twice_is_one_row(tmp_path):
+    """Two processes that answered at once, or a merge that was killed half-way."""
+    made, keys = written(tmp_path / "cache", rows=20)
+    made.write(keys[5:9], np.arange(5, 9), answers(keys[5:9]), -1)
+    made.open()
+    assert len(made) == 20
+    assert torch.equal(made.read(made.find(keys))["teacher_logits"], answers(keys))
+
+
+def test_unknown_rows_are_not_found_and_cannot_be_read(tmp_path):
+    made, keys = written(tmp_path / "cache")
+    places = made.find(np.concatenate([keys[:2], [[keys[0, 0], keys[0, 1] + 1], [7, 7]]]))
+    assert (places[:2] >= 0).all()
+    assert places[2:].tolist() == [-1, -1]
+    with pytest.raises(ValueError, match="holds no answer for 2 of 4 rows"):
+        made.read(places)
+
+
+# ---- Damage
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    made, _ = written(tmp_path / "cache")
+    assert made.damaged() == []
+    path = made.shards[0].path
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    assert TeacherCache(tmp_path / "cache").damaged() == [path.name]
+
+
+def test_a_file_cut_short_is_refused_when_it_is_opened(tmp_path):
+    made, _ = written(tmp_path / "cache")
+    path = made.shards[0].path
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(
+        ValueError, match=f"{path.name} cannot be read.*Remove this file: its rows are then asked again"
+    ):
+        TeacherCache(tmp_path / "cache")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds cat\.jpg and no cache\.json, so it is no cache"):
+        TeacherCache(tmp_path / "photos")
+    with pytest.raises(ValueError, match="this is a file"):
+        TeacherCache(tmp_path / "photos" / "cat.jpg")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "classes": []}', '{"format": 1}'])
+def test_a_manifest_that_says_nothing_is_refused(tmp_path, content):
+    written(tmp_path / "cache")
+    (tmp_path / "cache" / "cache.json").write_text(content)
+    with pytest.raises(ValueError, match="does not say whose answers these are"):
+        TeacherCache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "float16"}, r"was made with dtype float32 \(now: float16\)"),
+        ({"top_k": 5}, r"was made with top_k None \(now: 5\)"),
+        ({"dtype": "int8"}, "must be one of float32, bfloat16, float16"),
+        ({"top_k": 0}, "`TeacherCache(top_k=0)` must be a positive integer"),
+        ({"views": True}, "`TeacherCache(views=True)` must be a positive integer"),
+    ],
+)
+def test_other_settings_than_the_caches_are_refused(tmp_path, settings, words):
+    written(tmp_path / "cache")
+    words = words if "\\" in words else words.replace("(", r"\(").replace(")", r"\)")
+    with pytest.raises(ValueError, match=words):
+        TeacherCache(tmp_path / "cache", **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"teacher": {**FACTS["teacher"], "weights": "x"}}, "teacher.weights 0123456789ab .now: x."),
+        ({"classes": [*FACTS["classes"][:-1], "cat"]}, "class 39 as 'class 39' .now: 'cat'."),
+        ({"classes": FACTS["classes"][:-1]}, "40 classes .now: 39."),
+        ({"problem_type": "regression"}, "problem_type single_label_classification"),
+        ({"features": 8}, "no pooled features .now needed: 8 numbers per row."),
+    ],
+)
+def test_another_identity_is_refused_by_name(tmp_path, change, words):
+    made, _ = written(tmp_path / "cache")
+    with pytest.raises(ValueError, match=words):
+        made.claim({**FACTS, **change})
+
+
+def test_a_moved_teacher_is_the_same_teacher(tmp_path):
+    made, _ = written(tmp_path / "cache")
+    made.claim({**FACTS, "teacher": {**FACTS["teacher"], "name": "elsewhere/teacher"}})
+
+
+def test_top_k_of_what_is_no_distribution_is_refused(tmp_path):
+    made = TeacherCache(tmp_path / "cache", top_k=3)
+    with pytest.raises(ValueError, match="top_k=3.*regression"):
+        made.claim({**FACTS, "problem_type": "regression"})
+
+
+# ---- Keys
+
+
+def pictures(names=("image",), size=4):
+    images = [Image.new("RGB", (size, size), (40 * i, 9, 9)) for i in range(5)]
+    columns = dict.fromkeys(names, images)
+    features = {name: datasets.Image() for name in names}
+    return datasets.Dataset.from_dict(
+        {**columns, "labels": list(range(5))},
+        features=datasets.Features({**features, "labels": datasets.Value("int64")}),
+    )
+
+
+def test_keys_are_of_what_rows_hold(tmp_path):
+    rows = pictures()
+    keys = row_keys(rows)
+    assert len({tuple(key) for key in keys.tolist()}) == 5
+    assert np.array_equal(row_keys(rows.select([3, 1])), keys[[3, 1]])
+    assert np.array_equal(row_keys(rows.rename_column("image", "pixel_values")), keys), "a column's name"
+    assert np.array_equal(row_keys(rows.remove_columns("labels")), keys), "labels"
+    assert np.array_equal(row_keys(rows.with_transform(lambda batch: {"nothing": [0] * len(batch["image"])})), keys)
+    rows.save_to_disk(tmp_path / "rows")
+    assert np.array_equal(row_keys(datasets.load_from_disk(tmp_path / "rows")), keys), "on disk"
+    rows.to_parquet(tmp_path / "rows.parquet")
+    read = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path))
+    assert np.array_equal(row_keys(read), keys), "in another format"
+
+
+def test_keys_tell_rows_apart_that_read_alike():
+    pairs = datasets.Dataset.from_dict({"a": ["x", "xy", ""], "b": ["yz", "z", "xyz"]})
+    assert len({tuple(key) for key in row_keys(pairs).tolist()}) == 3
+
+
+def test_a_row_of_a_stream_has_the_key_of_the_table():
+    texts = datasets.Dataset.from_dict({"text": ["one", "two"], "labels": [0, 1]})
+    assert [row_key(row) for row in texts] == [tuple(key) for key in row_keys(texts).tolist()]
+    tokens = datasets.Dataset.from_dict({"input_ids": [[1, 2], [3]], "attention_mask": [[1, 1], [1]]})
+    assert [row_key(row) for row in tokens.with_format("torch")] == [tuple(key) for key in row_keys(tokens).tolist()]
+
+
+def test_remembered_keys_are_checked(tmp_path):
+    pictures().save_to_disk(tmp_path / "rows")
+    rows = datasets.load_from_disk(tmp_path / "rows")
+    keys = row_keys(rows, tmp_path / "memory")
+    (path,) = (tmp_path / "memory").iterdir()
+    assert np.array_equal(np.load(path), keys)
+    np.save(path, keys[::-1])  # of other rows, under the same name
+    assert np.array_equal(row_keys(rows, tmp_path / "memory"), keys)
+
+
+def test_rows_without_anything_to_know_them_by_are_refused():
+    with pytest.raises(ValueError, match="none of them is an input by which a row could be known"):
+        row_keys(datasets.Dataset.from_dict({"labels": [1, 2]}))
+    with pytest.raises(TypeError, match="got rows of type list"):
+        row_keys([{"text": "a"}])
+
+
+# ---- Filling
+
+
+def numbers(rows):
+    return datasets.Dataset.from_dict({"number": [[float(i)] * 3 for i in range(rows)]}).with_format("torch")
+
+
+class Killed(BaseException):
+    """Stands for a signal."""
+
+
+def asking(calls, batch_size=8, dies_after=None):
+    def ask(batch):
+        if dies_after is not None and len(calls) >= dies_after:
+            raise Killed
+        calls.append(batch["number"][:, 0].tolist())
+        return torch.outer(batch["number"][:, 0], torch.arange(CLASSES)), None
+
+    collate = torch.utils.data.default_collate
+    return Asking(ask, collate, None, Accelerator(), batch_size=batch_size)
+
+
+@pytest.fixture
+def _often(monkeypatch):
+    """Every batch is written at once."""
+    import importlib
+
+    monkeypatch.setattr(importlib.import_module("hf_kd.teacher_cache.fill"), "FLUSH_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("_often")
+def test_an_interrupted_filling_goes_on_where_it_was(tmp_path):
+    rows, calls = numbers(60), []
+    keys, made = row_keys(numbers(60)), TeacherCache(tmp_path / "cache")
+    made.claim(FACTS)
+    with pytest.raises(Killed):
+        fill(made, rows, keys, asking(calls, dies_after=4))
+    assert len(TeacherCache(tmp_path / "cache")) == 32
+    again = TeacherCache(tmp_path / "cache")
+    assert fill(again, rows, keys, asking(calls)) == 28
+    assert sorted(number for call in calls for number in call) == list(range(60)), "each row once"
+    read = again.read(again.find(keys))["teacher_logits"]
+    assert torch.equal(read, torch.outer(torch.arange(60.0), torch.arange(CLASSES)))
+    assert len(again.shards) == 1
+
+
+def test_nan_is_never_stored(tmp_path):
+    made = TeacherCache(tmp_path / "cache")
+    made.claim(FACTS)
+    bad = Asking(
+        lambda batch: (torch.full((8, CLASSES), math.nan), None), torch.utils.data.default_collate, None, Accelerator()
+    )
+    with pytest.raises(ValueError, match="NaN or infinite logits"):
+        fill(made, numbers(8), row_keys(numbers(8)), bad)
+    assert len(TeacherCache(tmp_path / "cache")) == 0
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+import importlib
+importlib.import_module("hf_kd.teacher_cache.fill").FLUSH_SECONDS = -1.0
+import test_teacher_cache_files as t
+made = t.TeacherCache({folder!r}); made.claim(t.FACTS); print("ready", flush=True)
+t.fill(made, t.numbers(4000), t.row_keys(t.numbers(4000)), t.asking([], batch_size=4))
+"""
+
+
+def test_a_killed_writer_loses_its_last_seconds_and_leaves_no_half_file(tmp_path):
+    """SIGKILL while files are written every few rows; what is there is whole, and the rest can be added."""
+    folder = tmp_path / "cache"
+    script = textwrap.dedent(SCRIPT.format(path=sys.path, folder=str(folder)))
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        assert process.stdout.readline() == "ready\n"
+        while len(list(folder.glob("*.safetensors"))) < 20:
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    made, keys = TeacherCache(folder), row_keys(numbers(4000))
+    assert 80 <= len(made) < 4000
+    assert made.damaged() == []
+    fill(made, numbers(4000), keys, asking([], batch_size=500))
+    assert torch.equal(made.read(made.find(keys))["teacher_logits"][:, 1], torch.arange(4000.0))
+
+
+def test_leftovers_of_the_killed_are_removed_when_nobody_can_be_writing_them(tmp_path):
+    made, _ = written(tmp_path / "cache")
+    old, fresh = (tmp_path / "cache" / f".{'0' * 32}.{name}.partial" for name in ("old", "fresh"))
+    old.write_bytes(b"half"), fresh.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    made.tidy()
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_the_first_process_says_whose_cache_it_is(tmp_path):
+    first, second = TeacherCache(tmp_path / "cache"), TeacherCache(tmp_path / "cache")
+    first.claim(FACTS)
+    with pytest.raises(ValueError, match="teacher.weights"):
+        second.claim({**FACTS, "teacher": {**FACTS["teacher"], "weights": "another"}})
+    said = json.loads((tmp_path / "cache" / cache.MANIFEST).read_text())
+    assert said["teacher"]["weights"] == FACTS["teacher"]["weights"]
