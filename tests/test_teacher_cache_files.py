@@ -147,6 +147,25 @@ def test_unknown_rows_are_not_found_and_cannot_be_read(tmp_path):
         made.read(places)
 
 
+def test_places_of_before_the_files_were_joined_read_no_other_rows_answers(tmp_path):
+    made = TeacherCache(tmp_path / "cache")
+    made.claim(FACTS)
+    keys = np.random.default_rng(0).integers(-(2**62), 2**62, (40, 2))
+    for part in (slice(0, 10), slice(10, 40)):
+        made.write(keys[part], np.arange(40)[part], answers(keys[part]), -1)
+        made.open()
+        places = made.find(keys[:10])
+    first = places.copy()
+    made.write(np.flip(keys[:10]) + 1, np.arange(10), answers(keys[:10]), -1)
+    made.open()
+    made.tidy()
+    moved = made.find(keys[:10])
+    assert first.tolist() != moved.tolist()
+    with pytest.raises(RuntimeError, match="the answers at these places are to other rows"):
+        made.read(first, keys[:10])
+    assert torch.equal(made.read(moved, keys[:10])["teacher_logits"], answers(keys[:10]))
+
+
 # ---- Damage
 
 

@@ -86,6 +86,7 @@ class TeacherCache:
         self.shards: list[Shard] = []
         self._starts = np.zeros(0, dtype=np.int64)
         self._index: dict[int, _Index] = {}
+        self.generation = 0
         self.open()
 
     # ---- What is there
@@ -109,6 +110,7 @@ class TeacherCache:
         self._map([open_shard(path) for path in shard_paths(self.folder)])
 
     def _map(self, shards: list[Shard]) -> None:
+        self.generation += 1  # places of before mean nothing any more
         self.shards = shards
         self._starts = np.cumsum([0, *map(len, shards)])[:-1]
         self._index = {}
@@ -162,16 +164,29 @@ class TeacherCache:
     # ---- Reading
 
     def find(self, keys: np.ndarray, view: int = AS_STORED) -> np.ndarray:
-        """Where the answers to rows lie: `(rows,)`, -1 where there is none."""
+        """Where the answers to rows lie: `(rows,)`, -1 where there is none. It holds until the next `open`."""
         index = self._index.get(view)
         return np.full(len(keys), -1, dtype=np.int64) if index is None else index.find(keys)
 
-    def read(self, places: np.ndarray) -> dict[str, Tensor]:
+    def read(self, places: np.ndarray, keys: np.ndarray | None = None) -> dict[str, Tensor]:
         """What was answered at places that `find` gave: `teacher_logits (rows, classes)` in float32.
 
         With features also `teacher_features (rows, width)`.
+
+        Args:
+            places: From `find`.
+            keys: Of the rows that are meant; they are compared with what stands beside the answers.
+
+        Raises:
+            ValueError: There is no answer to a row.
+            RuntimeError: The answers at these places are to other rows.
         """
-        parts = self._gather(places, self._stored_names)
+        parts = self._gather(places, self._stored_names if keys is None else [KEYS, *self._stored_names])
+        if keys is not None and not np.array_equal(parts[KEYS].numpy(), keys):
+            raise RuntimeError(
+                f"`TeacherCache({str(self.folder)!r})`: the answers at these places are to other rows. The cache was "
+                "opened again since they were found: find them again."
+            )
         answers = {TEACHER_LOGITS: self.encoding.decode(parts)}
         if FEATURES in parts:
             answers[TEACHER_FEATURES] = parts[FEATURES].float()

@@ -1,7 +1,6 @@
 """Teaching from a `TeacherCache`: its answers travel with the rows, and the teacher itself need not be there."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -94,28 +93,42 @@ class CachedTeacher(FrozenTeacher):
         return super().logits(batch, accelerator)
 
 
-@dataclass
 class Answers:
     """Where the answers to the rows of one data set lie.
 
     Args:
         cache: Where.
         keys: Of the rows.
-        places: For each view, of each row.
+        views: How many there are of each row; None for rows as they are.
     """
 
-    cache: TeacherCache
-    keys: np.ndarray
-    places: dict[int, np.ndarray]
+    def __init__(self, cache: TeacherCache, keys: np.ndarray, views: int | None):
+        self.cache, self.keys, self.views = cache, keys, views
+        self._places: dict[int, np.ndarray] = {}
+        self._generation = -1
 
     @property
     def first_view(self) -> int:
         """The one that the first epoch sees."""
-        return min(self.places)
+        return views_of(self.views)[0]
+
+    @property
+    def missing(self) -> int:
+        """How many answers there are none of."""
+        return sum(int((self._all(view) < 0).sum()) for view in views_of(self.views))
 
     def of(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
         """The columns to add to a batch of these rows."""
-        return self.cache.read(self.places[view][np.asarray(indices)])
+        chosen = np.asarray(indices)
+        return self.cache.read(self._all(view)[chosen], self.keys[chosen])
+
+    def _all(self, view: int) -> np.ndarray:
+        """The places of all rows, found anew when files were added or joined."""
+        if self._generation != self.cache.generation:
+            self._places, self._generation = {}, self.cache.generation
+        if view not in self._places:
+            self._places[view] = self.cache.find(self.keys, view)
+        return self._places[view]
 
 
 class ViewedRows(SeededRows):
@@ -162,7 +175,7 @@ class KeyedCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """The batch."""
         keys = np.array([row_key(row) for row in rows], dtype=np.int64).reshape(-1, 2)
-        return {**self.collator(rows), **self.cache.read(self.cache.find(keys))}
+        return {**self.collator(rows), **self.cache.read(self.cache.find(keys), keys)}
 
 
 def resolve_cache(given: TeacherCache | str | PathLike | None) -> TeacherCache | None:
@@ -267,15 +280,14 @@ def answers_to(
         check_inputs(cache, shown, keys, cache.manifest.get("columns"), name, views)
     if asking is not None:
         fill(cache, shown, keys, asking, name, views)
-    places = {view: cache.find(keys, view) for view in views_of(views)}
-    missing = sum(int((found < 0).sum()) for found in places.values())
-    if missing:
+    answers = Answers(cache, keys, views)
+    if answers.missing:
         raise ValueError(
             f"`DistillationTrainer(teacher_model=None, teacher_cache={str(cache.folder)!r})`: the cache lacks "
-            f"{missing:,} of {len(keys) * len(places):,} answers to the {name}, and there is no teacher to ask. Pass "
-            "the teacher, or fill the cache with `hf-kd cache CONFIG`."
+            f"{answers.missing:,} of {len(keys) * len(views_of(views)):,} answers to the {name}, and there is no "
+            "teacher to ask. Pass the teacher, or fill the cache with `hf-kd cache CONFIG`."
         )
-    return Answers(cache, keys, places)
+    return answers
 
 
 def refuse_features(objective: DistillationObjective, cache: TeacherCache) -> None:
