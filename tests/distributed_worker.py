@@ -179,6 +179,25 @@ def trajectory(folder, method, *, rows=RAGGED, dataset=Rows, **overrides):
     return result(trainer, before)
 
 
+def cached(folder, method):
+    """A run that fills a cache, each process its part, and one that reads it without a teacher."""
+    before, cache = weights(classifier("bert", 0)), f"{folder}/cache-{method}"
+    for teacher in (classifier("bert", 1), None):
+        trainer = train(
+            folder,
+            classifier("bert", 0),
+            teacher,
+            table(examples("bert", RAGGED, "mixed")),
+            trainer={"teacher_cache": cache},
+            method=method,
+            per_device_train_batch_size=8 // WORLD,
+            num_train_epochs=2,
+            learning_rate=0.02,
+            train_sampling_strategy="random",
+        )
+    return result(trainer, before) | {"answers": len(trainer.teacher_cache)}
+
+
 def fewer_classes(folder, method):
     """A teacher that knows three of the five classes, in another order; rows enough for a verdict on it."""
     names = ("cat", "dog", "emu", "fox", "gnu")
@@ -322,6 +341,7 @@ def cases():
     for architecture in ("bert", "vit"):
         rows = examples(architecture, RAGGED, "mixed")
         found[f"baseline-{architecture}"] = partial(one_step, architecture=architecture, rows=rows, kd_weight=0.0)
+    found["trajectory-cached"] = partial(cached, method="ctkd")
     one_sided = examples("bert", 8)[:4] + examples("bert", 8, "unlabelled")[4:]
     found["labels-on-one-process"] = partial(one_step, architecture="bert", rows=one_sided, accumulation=1)
     for problem, labels in itertools.product(PROBLEMS, LABELS):

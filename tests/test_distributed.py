@@ -161,6 +161,13 @@ def test_training_and_its_records_are_the_same_on_two_processes(both):
         assert record == pytest.approx(expected, rel=2e-4, abs=1e-6)
 
 
+@named("trajectory-cached")
+def test_both_processes_fill_one_cache(both):
+    """The other half of the rows missing, or every row twice, would be a hang or a wrong pairing later."""
+    one, two = both
+    assert one["answers"] == two["answers"] == worker.RAGGED
+
+
 @pytest.mark.parametrize("method", ["ctkd", "ctkd_instance"])
 def test_processes_end_with_the_same_weights_and_temperature(method, two_processes):
     """Calling the bare student instead of its wrapper trains one model per process, and nothing complains; a
