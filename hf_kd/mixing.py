@@ -127,6 +127,39 @@ class Mixing:
                 mixed[LABEL_WEIGHT_MIX] = weights[partners.to(weights.device)]
         return mixed
 
+    def pair(
+        self,
+        row: Mapping[str, Any],
+        partner: Mapping[str, Any],
+        generator: np.random.Generator,
+        label_name: str = "labels",
+    ) -> dict[str, Any]:
+        """A row mixed with another one, as `__call__` mixes batches; one that is not mixed has itself as partner.
+
+        Args:
+            row: `pixel_values (channels, height, width)`, and whatever else there is.
+            partner: Another row.
+            generator: Draws everything but the partner.
+            label_name: The label column.
+
+        Raises:
+            ValueError: As `__call__`.
+        """
+        names = [name for name in MIXED_COLUMNS if name in row]
+        both = {name: torch.stack([torch.as_tensor(part[name]) for part in (row, partner)]) for name in names}
+        pixels = _checked_pixels({**{name: None for name in row if name == LABELS_MIX}, **both})
+        share, box, partners = self._draw(*pixels.shape[-2:], 1, generator)
+        second, mixed, other = (row if partners is None else partner), dict(row), torch.tensor([1])
+        for name, own in both.items():
+            if partners is not None:
+                own = _blended(own, share, other) if box is None else _pasted(own, box, pixels, other)
+            mixed[name] = own[0]
+        if label_name in row:
+            mixed |= {LABELS_MIX: second[label_name], MIX_LAMBDA: share}
+            if LABEL_WEIGHT in row:
+                mixed[LABEL_WEIGHT_MIX] = second[LABEL_WEIGHT]
+        return mixed
+
     def _draw(
         self, height: int, width: int, rows: int, generator: np.random.Generator
     ) -> tuple[float, Box | None, np.ndarray | None]:

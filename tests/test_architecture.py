@@ -35,7 +35,7 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
     "students": {"teacher"},
     "adapters": {"heads", "inputs"},
     "seeding": set(),
-    "teacher_cache": {"inputs", "seeding"},
+    "teacher_cache": {"inputs", "mixing", "seeding"},
     "training_args": {"methods"},
     "adapter_files": set(),
     "model_card": {"methods", "adapter_files"},

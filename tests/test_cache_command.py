@@ -116,8 +116,9 @@ def test_a_teacher_trained_anew_in_the_same_folder_is_refused(teacher, tmp_path)
     run_experiment(from_teacher(tmp_path / "moved", tmp_path / "run", teacher_cache=cache))
 
 
-def test_augmented_images_come_in_views(teacher, tmp_path, asked):
-    data = {**CONFIG["data"], "augmentation": "crop_flip"}
+@pytest.mark.parametrize("augmentation", ["crop_flip", {"name": "crop_flip", "cutmix": 1.0}], ids=["crop", "cutmix"])
+def test_augmented_images_come_in_views(teacher, tmp_path, asked, augmentation):
+    data = {**CONFIG["data"], "augmentation": augmentation}
     training = {**CONFIG["training"], "evaluate_with_teacher": False}
     cache = {"dir": str(tmp_path / "cache"), "views": 2}
     given = {"data": data, "training": training}
@@ -182,7 +183,7 @@ def test_wrong_calls_get_a_sentence(arguments, words, tmp_path, monkeypatch):
         ({"teacher_cache": {}}, "teacher_cache.dir: this key is required"),
         (
             {"data": {"name": "embedded/digits", "augmentation": {"mixup": 0.8}}},
-            "data.augmentation.mixup: mixes images",
+            "teacher_cache.views: is required",
         ),
     ],
 )

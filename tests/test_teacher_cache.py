@@ -11,7 +11,7 @@ from tiny import CLASSES, LENGTH, VOCABULARY, classifier, examples, head, logits
 from hf_kd import KDLoss, Mixing, TeacherCache
 from hf_kd.objective import DistillationObjective
 from hf_kd.teacher import FrozenTeacher
-from hf_kd.teacher_cache import read_views, row_keys
+from hf_kd.teacher_cache import KeyedRows, row_keys
 
 ROWS = 24
 
@@ -226,12 +226,12 @@ def test_views_are_of_rows_and_differ_from_each_other(tmp_path):
     """Which batch, order, seed or epoch a row comes in plays no part; another view is another picture."""
     rows = noisy()
     keys = row_keys(rows)
-    first = read_views(rows, [4, 9], keys[[4, 9]], 0)
+    viewed = KeyedRows(rows, keys, 2)
+    first = viewed.read([4, 9], 0)
     torch.manual_seed(99)
-    alone = read_views(rows.select([9]), [0], keys[[9]], 0)
+    alone = KeyedRows(rows.select([9]), keys[[9]], 2).read([0], 0)
     assert torch.equal(first[1]["input_ids"], alone[0]["input_ids"])
-    other = read_views(rows, [9], keys[[9]], 1)
-    assert not torch.equal(alone[0]["input_ids"], other[0]["input_ids"])
+    assert not torch.equal(alone[0]["input_ids"], viewed.read([9], 1)[0]["input_ids"])
 
 
 def test_reading_views_leaves_no_trace_in_the_draws_of_training():
@@ -239,7 +239,7 @@ def test_reading_views_leaves_no_trace_in_the_draws_of_training():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    read_views(rows, [1, 2], row_keys(rows)[[1, 2]], 0)
+    KeyedRows(rows, row_keys(rows), 2).read([1, 2], 0)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -277,6 +277,38 @@ def test_another_augmentation_is_refused(tmp_path):
     rows = table(examples("bert", ROWS, "labelled")).with_transform(Otherwise())
     with pytest.raises(ValueError, match="is not shown to the teacher as it was"):
         run(tmp_path / "other", cache=TeacherCache(cache, views=1), rows=rows)
+
+
+@pytest.mark.parametrize("mixing", [Mixing(mixup=0.8), Mixing(mixup=0.4, cutmix=1.0, mix_probability=0.7)], ids=repr)
+def test_mixtures_come_again_with_the_same_partner_share_and_box(tmp_path, asked, mixing):
+    rows = table([{**row, "label_weight": 0.5 + i % 3} for i, row in enumerate(examples("vit", ROWS, "mixed"))])
+    settings = {"architecture": "vit", "trainer": {"mixing": mixing}, "rows": rows, "gradient_accumulation_steps": 2}
+    teacher = classifier("vit", 7)
+    live = run(tmp_path / "live", teacher=teacher, augmentation_views=2, **settings)
+    asked.clear()
+    filled = run(tmp_path / "filled", teacher=teacher, cache=TeacherCache(tmp_path / "cache", views=2), **settings)
+    assert sum(asked) == 2 * ROWS
+    again = run(tmp_path / "again", cache=TeacherCache(tmp_path / "cache", views=2), **settings)
+    assert_close(weights(live), weights(filled), 1e-4)
+    assert_close(weights(filled), weights(again), 0)
+    plain = run(tmp_path / "plain", teacher=teacher, **{**settings, "trainer": {}})
+    assert losses(plain) != pytest.approx(losses(live), rel=1e-3), "something is mixed"
+
+
+def test_partners_are_rows_of_the_set_whatever_their_order():
+    rows = table(examples("vit", ROWS))
+    order = np.random.default_rng(0).permutation(ROWS)
+    keys, mixing = row_keys(rows), Mixing(mixup=1.0)
+    straight, turned = KeyedRows(rows, keys, 2, mixing), KeyedRows(rows.select(order), keys[order], 2, mixing)
+    assert np.array_equal(straight.known_by(1)[order], turned.known_by(1))
+    assert not np.array_equal(straight.known_by(0), straight.known_by(1))
+    one, other = straight.read([int(order[3])], 1)[0], turned.read([3], 1)[0]
+    assert one["mix_lambda"] == other["mix_lambda"]
+    assert np.array_equal(np.asarray(one["pixel_values"]), np.asarray(other["pixel_values"]))
+    fewer = KeyedRows(rows.select(range(10)), keys[:10], 2, mixing)
+    assert (fewer.known_by(1) != straight.known_by(1)[:10]).any(), "another set has other mixtures"
+    stronger = KeyedRows(rows, keys, 2, Mixing(mixup=0.5))
+    assert (stronger.known_by(1) != straight.known_by(1)).any(1).all(), "so have other settings"
 
 
 # ---- Streams
@@ -360,7 +392,7 @@ def test_features_that_were_not_stored_are_refused(tmp_path, filled):
     ("trainer", "words"),
     [
         ({"teacher_cache": 3}, "got int.*Pass a folder, or a `TeacherCache`"),
-        ({"mixing": Mixing(mixup=0.8)}, "was answered to unmixed rows"),
+        ({"mixing": Mixing(mixup=0.8)}, "Say how many of each row, e.g. `TeacherCache\\(folder, views=8\\)`"),
         ({"teacher_model": "self"}, "always there"),
     ],
 )

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from hf_kd import TeacherCache
-from hf_kd.teacher_cache import Asking, cache, fill, row_key, row_keys
+from hf_kd.teacher_cache import Asking, KeyedRows, cache, fill, row_key, row_keys
 
 CLASSES = 40
 FACTS = {
@@ -343,10 +343,10 @@ def test_an_interrupted_filling_goes_on_where_it_was(tmp_path):
     keys, made = row_keys(numbers(60)), TeacherCache(tmp_path / "cache")
     made.claim(FACTS)
     with pytest.raises(Killed):
-        fill(made, rows, keys, asking(calls, dies_after=4))
+        fill(made, KeyedRows(rows, keys), asking(calls, dies_after=4))
     assert len(TeacherCache(tmp_path / "cache")) == 32
     again = TeacherCache(tmp_path / "cache")
-    assert fill(again, rows, keys, asking(calls)) == 28
+    assert fill(again, KeyedRows(rows, keys), asking(calls)) == 28
     assert sorted(number for call in calls for number in call) == list(range(60)), "each row once"
     read = again.read(again.find(keys))["teacher_logits"]
     assert torch.equal(read, torch.outer(torch.arange(60.0), torch.arange(CLASSES)))
@@ -360,7 +360,7 @@ def test_nan_is_never_stored(tmp_path):
         lambda batch: (torch.full((8, CLASSES), math.nan), None), torch.utils.data.default_collate, None, Accelerator()
     )
     with pytest.raises(ValueError, match="NaN or infinite logits"):
-        fill(made, numbers(8), row_keys(numbers(8)), bad)
+        fill(made, KeyedRows(numbers(8), row_keys(numbers(8))), bad)
     assert len(TeacherCache(tmp_path / "cache")) == 0
 
 
@@ -371,7 +371,7 @@ import importlib
 importlib.import_module("hf_kd.teacher_cache.fill").FLUSH_SECONDS = -1.0
 import test_teacher_cache_files as t
 made = t.TeacherCache({folder!r}); made.claim(t.FACTS); print("ready", flush=True)
-t.fill(made, t.numbers(4000), t.row_keys(t.numbers(4000)), t.asking([], batch_size=4))
+t.fill(made, t.KeyedRows(t.numbers(4000), t.row_keys(t.numbers(4000))), t.asking([], batch_size=4))
 """
 
 
@@ -388,7 +388,7 @@ def test_a_killed_writer_loses_its_last_seconds_and_leaves_no_half_file(tmp_path
     made, keys = TeacherCache(folder), row_keys(numbers(4000))
     assert 80 <= len(made) < 4000
     assert made.damaged() == []
-    fill(made, numbers(4000), keys, asking([], batch_size=500))
+    fill(made, KeyedRows(numbers(4000), keys), asking([], batch_size=500))
     assert torch.equal(made.read(made.find(keys))["teacher_logits"][:, 1], torch.arange(4000.0))
 
 

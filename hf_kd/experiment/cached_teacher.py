@@ -24,12 +24,12 @@ from ..sanity import score_teacher
 from ..teacher_cache import (
     KEY_MEMORY,
     PROBES,
+    KeyedRows,
     TeacherCache,
     check_inputs,
     fill_stream,
     refuse_other,
     row_keys,
-    views_of,
 )
 from ..teacher_logits import ClassesOf
 from ..trainer import DistillationTrainer
@@ -114,22 +114,25 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _varied(config_views: int | None, split: str) -> int | None:
-    """Training rows come in views; those to score on are as they are."""
-    return config_views if split == "train" else None
-
-
 def _is_complete(cache: TeacherCache, task: Task, splits: Sequence[str]) -> bool:
     for split in splits:
-        rows = getattr(task, split)
         if task.num_train_rows is None:
             if not _stream_mark(cache, task, split).is_file():
                 return False
             continue
-        keys = row_keys(rows, cache.folder / KEY_MEMORY if cache.manifest is not None else None)
-        if any((cache.find(keys, view) < 0).any() for view in views_of(_varied(cache.views, split))):
+        rows = keyed_rows(cache, task, split)
+        if any((cache.find(rows.known_by(view), view) < 0).any() for view in rows.view_numbers):
             return False
     return True
+
+
+def keyed_rows(cache: TeacherCache, task: Task, split: str) -> KeyedRows:
+    """The rows of a split by what they hold; training rows in their views, mixed where the task says so."""
+    rows = getattr(task, split)
+    keys = row_keys(rows, cache.folder / KEY_MEMORY if cache.manifest is not None else None)
+    is_training = split == "train"
+    mixing = getattr(task.collator, "mixing", None) if is_training else None
+    return KeyedRows(rows, keys, cache.views if is_training else None, mixing)
 
 
 def _stream_mark(cache: TeacherCache, task: Task, split: str) -> Path:
@@ -164,9 +167,10 @@ def _from_memory(
         raise ConfigError([f"teacher.{where}: {one_line(error)}"]) from error
     processor, has_own = processor_of(config.teacher, task), False
     for split in () if task.num_train_rows is None else splits:
-        rows, views = getattr(task, split), _varied(cache.views, split)
+        rows, whole = getattr(task, split), keyed_rows(cache, task, split)
         places = np.unique(np.linspace(0, len(rows) - 1, min(PROBES, len(rows))).astype(int))
-        few = some = replace(task, **{split: rows.select(places)})
+        # a mixture is made of any two rows, so all of them are needed; they are made when they are read
+        few = some = task if whole.mixing else replace(task, **{split: rows.select(places)})
         if processor is not None:
             few = add_teacher_inputs(
                 some,
@@ -177,8 +181,9 @@ def _from_memory(
                 splits=[split],
             )
         has_own = few is not some
-        keys = row_keys(getattr(few, split))
-        check_inputs(cache, getattr(few, split), keys, cache.manifest["columns"], f"{split} rows", views)
+        keys = whole.keys if whole.mixing else whole.keys[places]
+        shown = KeyedRows(getattr(few, split), keys, whole.views, whole.mixing)
+        check_inputs(cache, shown, cache.manifest["columns"], f"{split} rows")
     cache.check_inputs = False  # from here on rows hold the student's inputs, which may be others
     return TeacherSide(task, processor if has_own else None, label_map)
 
@@ -309,13 +314,13 @@ def _ask(
     options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
     asking = asking_of(teacher, collate, accelerator, cache, on_progress=on_progress, **options)
     for split in splits:
-        rows, shown = getattr(task, split), getattr(cached.shown, split)
+        shown = getattr(cached.shown, split)
         if task.num_train_rows is None:
             fill_stream(cache, shown, asking, f"{split} rows")
             _stream_mark(cache, task, split).parent.mkdir(exist_ok=True)
             _stream_mark(cache, task, split).touch()
             continue
-        answers_to(rows, shown, cache, teacher, _varied(cache.views, split), asking, f"{split} rows")
+        answers_to(keyed_rows(cache, task, split), shown, cache, teacher, asking, f"{split} rows")
 
 
 def _accuracies(
@@ -326,9 +331,11 @@ def _accuracies(
     if task.problem_type != SINGLE_LABEL:
         return found
     for split in splits:
-        rows = getattr(task, split)
-        labels = column_values(rows, "labels")
-        places = cache.find(row_keys(rows), views_of(_varied(cache.views, split))[0])
+        rows = keyed_rows(cache, task, split)
+        if rows.mixing is not None:  # of two labels neither is right
+            continue
+        labels, view = column_values(rows.rows, "labels"), rows.view_of(0)
+        places = cache.find(rows.known_by(view), view)
         classes = np.arange(task.num_labels) if side.label_map is None else np.asarray(side.label_map.shared)
         known = np.flatnonzero(np.isin(labels, classes))
         choices = np.zeros(len(known), dtype=np.int64)

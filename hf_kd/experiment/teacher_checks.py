@@ -62,13 +62,7 @@ def cache_problems(given: Mapping[str, Any]) -> list[str]:
         got = "`self` is always at hand, and as fast as the student" if source == SELF else got
         problems.append(f"teacher_cache: keeps what teacher.model answers, and {got}. Remove one of them.")
     spec = data.get("augmentation")
-    mixes = [key for key in ("mixup", "cutmix") if isinstance(spec, Mapping) and spec.get(key)]
-    if mixes:
-        problems.append(
-            f"data.augmentation.{mixes[0]}: mixes images after they are read, and teacher_cache keeps answers to "
-            "unmixed ones. Remove one of them."
-        )
-    elif spec and data.get("streaming") is True:
+    if spec and data.get("streaming") is True:
         problems.append(
             "data.augmentation: changes the images of a stream as they pass, so that no view comes again, and "
             "teacher_cache keeps answers to views. Remove one of them, or do not stream."

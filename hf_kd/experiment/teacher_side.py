@@ -189,6 +189,8 @@ def checked_teacher(trainer: DistillationTrainer, task: Task, section: TeacherSe
         return None
     choices, labels, size = [], [], trainer.args.per_device_eval_batch_size
     stored = trainer.stored_answers(task.train, is_training=True)
+    if stored is not None and stored.rows.mixing is not None:  # of two labels neither is right
+        return None
     for start in range(0, len(rows), size):
         some = rows[start : start + size]
         batch = trainer.data_collator([task.train[int(index)] for index in some])

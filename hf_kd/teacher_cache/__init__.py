@@ -1,10 +1,10 @@
 """What a teacher answered, on disk: asked once, read by any number of runs, and never paired with another row."""
 
 from .cache import AS_STORED, CLASSIFIER, KEY_MEMORY, MANIFEST, TEACHER_FEATURES, TeacherCache
-from .fill import PROBES, Asking, check_inputs, check_repeatable, fill, fill_stream, finish, views_of
+from .fill import PROBES, Asking, check_inputs, check_repeatable, fill, fill_stream, finish
 from .identity import refuse_other
 from .keys import input_digest, row_key, row_keys
-from .rows import read_views
+from .rows import KeyedRows
 from .shards import shard_paths
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PROBES",
     "TEACHER_FEATURES",
     "Asking",
+    "KeyedRows",
     "TeacherCache",
     "check_inputs",
     "check_repeatable",
@@ -22,10 +23,8 @@ __all__ = [
     "fill_stream",
     "finish",
     "input_digest",
-    "read_views",
     "refuse_other",
     "row_key",
     "row_keys",
     "shard_paths",
-    "views_of",
 ]

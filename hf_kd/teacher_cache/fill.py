@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -19,7 +18,7 @@ from ..inputs import teacher_inputs
 from ..seeding import draws_kept, seeded
 from .cache import AS_STORED, SHARD_BYTES, TeacherCache
 from .keys import input_digest, row_key
-from .rows import by_length, read_views
+from .rows import KeyedRows, by_length
 
 FLUSH_SECONDS = 30.0
 """So much work is lost at most when a process is killed."""
@@ -62,50 +61,37 @@ def digest_of_row(row: Mapping[str, Any], columns: Sequence[str] | None) -> int:
     return input_digest(teacher_inputs(row, columns))
 
 
-def views_of(views: int | None) -> Sequence[int]:
-    """The numbers of the views."""
-    return (AS_STORED,) if views is None else range(views)
-
-
-def fill(
-    cache: TeacherCache,
-    rows: datasets.Dataset,
-    keys: np.ndarray,
-    asking: Asking,
-    name: str = "rows",
-    views: int | None = None,
-) -> int:
+def fill(cache: TeacherCache, rows: KeyedRows, asking: Asking, name: str = "rows") -> int:
     """Ask about every row, in every view, that the cache does not hold. On several processes each asks its part.
 
     Args:
         cache: Claimed for this teacher.
         rows: With the columns that the teacher reads.
-        keys: Of the rows, from `row_keys`.
         asking: The teacher.
         name: What the rows are called.
-        views: So many of each row; None for rows that do not change.
 
     Returns:
         How many answers were added.
 
     Raises:
-        ValueError: The rows change from reading to reading and the cache has no views, or not even seeded views are
-            the same twice; or the teacher's answers are unusable.
+        ValueError: The rows change from reading to reading and there are no views, or not even seeded views are the
+            same twice; or the teacher's answers are unusable.
     """
-    check_repeatable(rows, keys, views)
+    check_repeatable(rows)
     accelerator, added = asking.accelerator, 0
-    missing = {view: _missing(cache, keys, view) for view in views_of(views)}
+    known = {view: rows.known_by(view) for view in rows.view_numbers}
+    missing = {view: _missing(cache, keys, view) for view, keys in known.items()}
     total = sum(map(len, missing.values()))
     accelerator.wait_for_everyone()  # nobody writes before everybody knows what is missing
     if not total:
         return 0
     with draws_kept():
         for view, chosen in missing.items():
-            own = by_length(rows, chosen)[accelerator.process_index :: accelerator.num_processes]
-            loader = _loader(cache, rows, own, keys, view, asking)
+            own = by_length(rows.rows, chosen)[accelerator.process_index :: accelerator.num_processes]
             writer = _Writer(cache, view)
-            for batch, digests, places in loader:
-                writer.add(keys[places], digests, *_checked(asking.ask(batch), len(places), cache))
+            for batch, digests, places in _loader(rows, own, view, asking):
+                answer = _checked(asking.ask(batch), len(places), cache)
+                writer.add(known[view][places], digests, *answer)
                 added += len(places)
                 if asking.on_progress is not None:
                     asking.on_progress(f"teacher: {name}", min(added * accelerator.num_processes, total), total)
@@ -157,18 +143,18 @@ def finish(cache: TeacherCache, accelerator: Accelerator) -> None:
     cache.open()
 
 
-def check_repeatable(rows: Any, keys: np.ndarray, views: int | None) -> None:
+def check_repeatable(rows: KeyedRows) -> None:
     """Refuse rows that are others each time they are read.
 
     Raises:
         ValueError: They are, and nothing says which view of them is meant.
     """
-    view = views_of(views)[0]
+    view = rows.view_numbers[0]
     for index in np.linspace(0, len(rows) - 1, min(LOOKED_AT, len(rows))).astype(int) if len(rows) else ():
         readings = []
         for attempt in range(2):
             with seeded(("reading", attempt)):
-                readings.append(read_views(rows, [index], keys[[index]], view)[0])
+                readings.append(rows.read([index], view)[0])
         changed = [name for name in readings[0] if not _is_same(readings[0][name], readings[1][name])]
         if changed and view == AS_STORED:
             raise ValueError(
@@ -179,31 +165,24 @@ def check_repeatable(rows: Any, keys: np.ndarray, views: int | None) -> None:
             )
         if changed:
             raise ValueError(
-                f"`TeacherCache(views={views})`: the column `{changed[0]}` is another one each time the same "
+                f"`TeacherCache(views={rows.views})`: the column `{changed[0]}` is another one each time the same "
                 "view is read, so it is drawn from a generator that the data set keeps for itself. Draw from torch's, "
                 "numpy's or Python's own, or let the teacher run during training."
             )
 
 
-def check_inputs(
-    cache: TeacherCache,
-    rows: Any,
-    keys: np.ndarray,
-    columns: Sequence[str] | None,
-    name: str = "rows",
-    views: int | None = None,
-) -> None:
+def check_inputs(cache: TeacherCache, rows: KeyedRows, columns: Sequence[str] | None, name: str = "rows") -> None:
     """Compare what the teacher was shown of some rows with what they give now.
 
     Raises:
         ValueError: They differ.
     """
-    view = views_of(views)[0]
-    places = cache.find(keys, view)
+    view = rows.view_numbers[0]
+    places = cache.find(rows.known_by(view), view)
     known = np.flatnonzero(places >= 0)
     probes = known[np.linspace(0, len(known) - 1, min(PROBES, len(known))).astype(int)] if len(known) else known
     shown = cache.digests(places[probes]) if len(probes) else ()
-    now = [digest_of_row(row, columns) for row in read_views(rows, probes.tolist(), keys[probes], view)]
+    now = [digest_of_row(row, columns) for row in rows.read(probes, view)]
     differing = [int(i) for i, then, digest in zip(probes, shown, now, strict=True) if then != digest]
     if differing:
         made = (cache.manifest or {}).get("versions", {})
@@ -230,22 +209,22 @@ def _missing(cache: TeacherCache, keys: np.ndarray, view: int) -> np.ndarray:
 class _Wanted(Dataset):
     """Some rows in one view."""
 
-    def __init__(self, rows: Any, chosen: np.ndarray, keys: np.ndarray, view: int):
-        self.rows, self.chosen, self.keys, self.view = rows, chosen, keys, view
+    def __init__(self, rows: KeyedRows, chosen: np.ndarray, view: int):
+        self.rows, self.chosen, self.view = rows, chosen, view
 
     def __len__(self) -> int:
         return len(self.chosen)
 
     def __getitems__(self, indices: list[int]) -> tuple[list[dict[str, Any]], np.ndarray]:
         places = self.chosen[indices]
-        return read_views(self.rows, places.tolist(), self.keys[places], self.view), places
+        return self.rows.read(places, self.view), places
 
 
 def _loader(
-    cache: TeacherCache, rows: Any, chosen: np.ndarray, keys: np.ndarray, view: int, asking: Asking
+    rows: KeyedRows, chosen: np.ndarray, view: int, asking: Asking
 ) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
     return DataLoader(
-        _Wanted(rows, chosen, keys, view),
+        _Wanted(rows, chosen, view),
         batch_size=asking.batch_size,
         num_workers=asking.num_workers,
         collate_fn=_Collated(asking.collate, asking.columns),

@@ -2,39 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+import xxhash
+from torch.utils.data import Dataset
 
+from ..mixing import Mixing
 from ..seeding import draws_kept, seed_all
 from .cache import AS_STORED
 
 TOKENS = "input_ids"
 
 
-def read_views(rows: Any, indices: Sequence[int], keys: np.ndarray, view: int) -> list[dict[str, Any]]:
-    """Rows as one of their views shows them: their draws depend on what they hold and the view alone.
+class KeyedRows(Dataset):
+    r"""Rows that are known by what they hold, in repeatable views.
 
-    Generators that a dataset keeps for itself are not reached.
+    All draws for a row depend on what it holds and on the view alone: its augmentation, and with `mixing` its partner,
+    the share \(\lambda\) and the box. (Without views, `Mixing` draws one of each per batch.) Generators that a dataset
+    keeps for itself are not reached.
 
     Args:
-        rows: A map-style dataset that changes its rows at random.
-        indices: Which rows.
-        keys: Of these rows, from `row_keys`.
-        view: The number of the view, or `AS_STORED` for rows that are not changed.
+        rows: A map-style dataset.
+        keys: Of the rows, from `row_keys`.
+        views: How many there are of each row; None for rows that are always the same.
+        mixing: Mixes each row with another one of the set; needs views.
+        label_name: The label column, of which a mixture has two.
     """
-    if view == AS_STORED:
-        many = getattr(rows, "__getitems__", None)
-        return many(list(indices)) if callable(many) else [rows[index] for index in indices]
-    read = []
-    with draws_kept():
-        for index, (high, low) in zip(indices, keys.tolist(), strict=True):
-            seed_all(("view", high, low, view))
-            read.append(rows[int(index)])
-    return read
+
+    def __init__(
+        self,
+        rows: Any,
+        keys: np.ndarray,
+        views: int | None = None,
+        mixing: Mixing | None = None,
+        label_name: str = "labels",
+    ):
+        self.rows, self.keys, self.views, self.label_name = rows, keys, views, label_name
+        self.mixing = mixing if views is not None else None
+        self._order = None if self.mixing is None else np.lexsort((keys[:, 1], keys[:, 0]))
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(self.keys)
+
+    @property
+    def view_numbers(self) -> Sequence[int]:
+        """Of all views."""
+        return (AS_STORED,) if self.views is None else range(self.views)
+
+    def view_of(self, epoch: int) -> int:
+        """The one that an epoch sees."""
+        return AS_STORED if self.views is None else epoch % self.views
+
+    def known_by(self, view: int) -> np.ndarray:
+        """`(rows, 2)`: the keys of the rows in a view; a mixture is known by both members and how they are mixed."""
+        if self.mixing is None:
+            return self.keys
+        keys = np.empty_like(self.keys)
+        how = f"{view} {self.mixing!r}".encode()
+        for index, partner in enumerate(self._partners(range(len(self)), view)):
+            mixed = xxhash.xxh3_128_digest(self.keys[index].tobytes() + self.keys[partner].tobytes() + how)
+            keys[index] = np.frombuffer(mixed, dtype=np.int64)
+        return keys
+
+    def read(self, indices: Sequence[int], view: int) -> list[dict[str, Any]]:
+        """Rows as a view shows them."""
+        indices = [int(index) for index in indices]
+        if view == AS_STORED:
+            many = getattr(self.rows, "__getitems__", None)
+            return many(indices) if callable(many) else [self.rows[index] for index in indices]
+        with draws_kept():
+            if self.mixing is None:
+                return [self._augmented(index, view) for index in indices]
+            pairs = zip(indices, self._partners(indices, view), strict=True)
+            return [self._mixed(index, partner, view) for index, partner in pairs]
+
+    def _augmented(self, index: int, view: int) -> dict[str, Any]:
+        seed_all(("view", *self.keys[index].tolist(), view))
+        return self.rows[index]
+
+    def _mixed(self, index: int, partner: int, view: int) -> dict[str, Any]:
+        first, second = self._augmented(index, view), self._augmented(partner, view)
+        place = xxhash.xxh3_64_intdigest(self.keys[index].tobytes() + b"mixture %d" % view)
+        return self.mixing.pair(first, second, np.random.default_rng(place), self.label_name)
+
+    def _partners(self, indices: Iterable[int], view: int) -> Iterator[int]:
+        """Of the set in the order of its keys, so that the order of the rows plays no part."""
+        for index in indices:
+            drawn = xxhash.xxh3_64_intdigest(self.keys[index].tobytes() + b"partner %d" % view)
+            yield int(self._order[drawn % len(self)])
 
 
 def by_length(rows: datasets.Dataset, chosen: np.ndarray) -> np.ndarray:

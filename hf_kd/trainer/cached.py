@@ -20,16 +20,13 @@ from ..label_map import LabelMap
 from ..objective import DistillationObjective
 from ..teacher import FrozenTeacher
 from ..teacher_cache import (
-    KEY_MEMORY,
     TEACHER_FEATURES,
     Asking,
+    KeyedRows,
     TeacherCache,
     check_inputs,
     fill,
-    read_views,
     row_key,
-    row_keys,
-    views_of,
 )
 from .draws import Epoch, SeededRows
 from .hub import describe_model
@@ -98,36 +95,39 @@ class Answers:
 
     Args:
         cache: Where.
-        keys: Of the rows.
-        views: How many there are of each row; None for rows as they are.
+        rows: The rows and their views.
     """
 
-    def __init__(self, cache: TeacherCache, keys: np.ndarray, views: int | None):
-        self.cache, self.keys, self.views = cache, keys, views
+    def __init__(self, cache: TeacherCache, rows: KeyedRows):
+        self.cache, self.rows = cache, rows
+        self._known: dict[int, np.ndarray] = {}
         self._places: dict[int, np.ndarray] = {}
         self._generation = -1
 
     @property
     def first_view(self) -> int:
         """The one that the first epoch sees."""
-        return views_of(self.views)[0]
+        return self.rows.view_of(0)
 
     @property
     def missing(self) -> int:
         """How many answers there are none of."""
-        return sum(int((self._all(view) < 0).sum()) for view in views_of(self.views))
+        return sum(int((self._all(view) < 0).sum()) for view in self.rows.view_numbers)
 
     def of(self, indices: Sequence[int], view: int) -> dict[str, Tensor]:
         """The columns to add to a batch of these rows."""
         chosen = np.asarray(indices)
-        return self.cache.read(self._all(view)[chosen], self.keys[chosen])
+        places = self._all(view)[chosen]
+        return self.cache.read(places, self._known[view][chosen])
 
     def _all(self, view: int) -> np.ndarray:
         """The places of all rows, found anew when files were added or joined."""
         if self._generation != self.cache.generation:
             self._places, self._generation = {}, self.cache.generation
+        if view not in self._known:
+            self._known[view] = self.rows.known_by(view)
         if view not in self._places:
-            self._places[view] = self.cache.find(self.keys, view)
+            self._places[view] = self.cache.find(self._known[view], view)
         return self._places[view]
 
 
@@ -135,34 +135,27 @@ class ViewedRows(SeededRows):
     """Rows in repeatable views, one view per epoch, and with what the teacher answered to them.
 
     Args:
-        rows: As in `SeededRows`.
+        rows: The rows and their views.
         seed: As in `SeededRows`, where there are no views.
         epoch: Which one it is.
-        keys: Of the rows.
-        views: How many there are of each row; None for rows as they come.
         answers: What the teacher said; None where it runs.
     """
 
-    def __init__(
-        self,
-        rows: Any,
-        seed: int,
-        epoch: Epoch,
-        keys: np.ndarray,
-        views: int | None = None,
-        answers: Answers | None = None,
-    ):
-        super().__init__(rows, seed, epoch)
-        self.keys, self.views, self.answers = keys, views, answers
+    def __init__(self, rows: KeyedRows, seed: int, epoch: Epoch, answers: Answers | None = None):
+        super().__init__(rows.rows, seed, epoch)
+        self.keyed, self.answers = rows, answers
 
     def __getitems__(self, indices: list) -> list:
         """The rows of one batch."""
-        view = views_of(self.views)[0 if self.views is None else self.epoch.get() % self.views]
-        batch = super().__getitems__(indices)
-        if self.views is not None:
-            batch[:] = read_views(self.rows, indices, self.keys[np.asarray(indices)], view)
+        view = self.keyed.view_of(self.epoch.get())
+        batch = super().__getitems__(indices) if self.keyed.views is None else self._viewed(indices, view)
         if self.answers is not None:
             batch.answers = self.answers.of(indices, view)
+        return batch
+
+    def _viewed(self, indices: list, view: int) -> list:
+        batch = self.batch_of(indices)
+        batch[:] = self.keyed.read(indices, view)
         return batch
 
 
@@ -253,38 +246,31 @@ def asking_of(
 
 
 def answers_to(
-    rows: datasets.Dataset,
-    shown: Any,
-    cache: TeacherCache,
-    teacher: CachedTeacher,
-    views: int | None,
-    asking: Asking | None,
-    name: str,
+    rows: KeyedRows, shown: Any, cache: TeacherCache, teacher: CachedTeacher, asking: Asking | None, name: str
 ) -> Answers:
     """The answers to a data set: what is missing is asked, and what is there is compared with the rows.
 
     Args:
-        rows: The data set, with the columns that its rows are known by.
+        rows: The rows and their views.
         shown: The same rows as the teacher reads them.
         cache: Claimed for the teacher.
         teacher: The teacher.
-        views: How many of each row.
         asking: How to ask it; None where it is not there.
         name: What the rows are called.
 
     Raises:
         ValueError: Answers are missing and there is nobody to ask, or the rows are shown otherwise than they were.
     """
-    keys = row_keys(rows, cache.folder / KEY_MEMORY)
+    read = KeyedRows(shown, rows.keys, rows.views, rows.mixing, rows.label_name)
     if cache.check_inputs:
-        check_inputs(cache, shown, keys, cache.manifest.get("columns"), name, views)
+        check_inputs(cache, read, cache.manifest.get("columns"), name)
     if asking is not None:
-        fill(cache, shown, keys, asking, name, views)
-    answers = Answers(cache, keys, views)
+        fill(cache, read, asking, name)
+    answers = Answers(cache, rows)
     if answers.missing:
         raise ValueError(
             f"`DistillationTrainer(teacher_model=None, teacher_cache={str(cache.folder)!r})`: the cache lacks "
-            f"{answers.missing:,} of {len(keys) * len(views_of(views)):,} answers to the {name}, and there is no "
+            f"{answers.missing:,} of {len(rows) * len(rows.view_numbers):,} answers to the {name}, and there is no "
             "teacher to ask. Pass the teacher, or fill the cache with `hf-kd cache CONFIG`."
         )
     return answers

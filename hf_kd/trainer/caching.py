@@ -7,7 +7,7 @@ from typing import Any
 from ..adapters import SELF
 from ..heads import classification_layer
 from ..teacher import loaded, resolve_teacher
-from ..teacher_cache import Asking, TeacherCache, fill_stream
+from ..teacher_cache import KEY_MEMORY, Asking, KeyedRows, TeacherCache, fill_stream, row_keys
 from .cached import (
     Answers,
     CachedTeacher,
@@ -101,11 +101,18 @@ class CachingTrainer(CheckpointingTrainer):
                 return answers
         refuse_both(dataset, cache)
         asking = self._asking(on_progress)
-        rows = self._as_shown(dataset if shown is None else shown)
-        answers = answers_to(dataset, rows, cache, self.teacher, views, asking, name)
+        rows = self._keyed(dataset, views)
+        answers = answers_to(
+            rows, self._as_shown(dataset if shown is None else shown), cache, self.teacher, asking, name
+        )
         self.teacher.put_away()
         self._answers.append((dataset, views, answers))
         return answers
+
+    def _keyed(self, dataset: Any, views: int | None) -> KeyedRows:
+        """The rows by what they hold, in their views."""
+        memory = None if self.teacher_cache is None else self.teacher_cache.folder / KEY_MEMORY
+        return KeyedRows(dataset, row_keys(dataset, memory), views, self.mixing, self.label_name)
 
     def forget_teacher(self) -> None:
         """Let the teacher go, once all answers are stored."""

@@ -25,7 +25,7 @@ from ..inputs import (
 from ..mixing import Mixing, check_mixable, mixing_from
 from ..sanity import ROWS
 from ..teacher import teacher_logits
-from ..teacher_cache import row_keys
+from ..teacher_cache import KeyedRows
 from .cached import KeyedCollator, ViewedRows
 from .caching import CachingTrainer
 from .checks import num_labels
@@ -75,10 +75,11 @@ class DataTrainer(CachingTrainer):
                 f"`DistillationTrainer(mixing={self.mixing!r})`: the head of `model` is for {REGRESSION}, whose "
                 "squared error is not linear in the labels, so two of them make no loss of a mixture. Leave it out."
             )
-        if self.teacher_cache is not None:
+        if self.teacher_cache is not None and self.teacher_cache.views is None:
             raise ValueError(
-                f"`DistillationTrainer(mixing={self.mixing!r}, teacher_cache=...)`: what is stored was answered to "
-                "unmixed rows. Leave mixing out, or let the teacher run during training."
+                f"`DistillationTrainer(mixing={self.mixing!r}, teacher_cache=...)`: each batch is mixed anew, and the "
+                "cache stores answers to mixtures that come again. Say how many of each row, e.g. "
+                "`TeacherCache(folder, views=8)`, leave mixing out, or let the teacher run during training."
             )
         columns = getattr(self.train_dataset, "column_names", None) or ()
         present = [name for name in (TEACHER_LOGITS, LABELS_MIX) if name in columns]
@@ -125,14 +126,15 @@ class DataTrainer(CachingTrainer):
         """Rows whose draws are repeatable, and that bring their answers."""
         views = self._views if is_training else None
         answers = self._answers_to(dataset, is_training, f"{description.lower()} rows")
-        keys = answers.keys if answers is not None else None if views is None else row_keys(dataset)
         if not is_training and answers is None:
             return dataset
+        keyed = answers.rows if answers is not None else None if views is None else self._keyed(dataset, views)
         if isinstance(dataset, datasets.Dataset):
             dataset = self._remove_unused_columns(dataset, description=description)
-        if keys is None:
+        if keyed is None:
             return SeededRows(dataset, self._data_seed, self._epoch)
-        return ViewedRows(dataset, self._data_seed, self._epoch, keys, views, answers)
+        rows = KeyedRows(dataset, keyed.keys, views, keyed.mixing, self.label_name)
+        return ViewedRows(rows, self._data_seed, self._epoch, answers)
 
     def _loader_draws(self) -> bool:
         """Whether what starts an epoch draws otherwise in a resumed one.
@@ -189,7 +191,7 @@ class DataTrainer(CachingTrainer):
     def _mixed(self, batch: dict[str, Any], index: int) -> dict[str, Any]:
         """A micro-batch, mixed if that is wanted; one that came mixed is checked."""
         mixed = batch
-        if self.mixing is not None:
+        if self.mixing is not None and self._views is None:  # else the rows of each view come mixed
             teacher = self._teacher_columns() or []
             check_mixable(batch, {*(self._student_columns or []), *teacher})
             place = self.args.seed, self.state.global_step, index, self.accelerator.process_index

@@ -82,13 +82,18 @@ class SeededRows(Dataset):
         with seeded((self.seed, self.epoch.get(), index)):
             return self.rows[index]
 
+    def batch_of(self, indices: list) -> "_Batch":
+        """No rows yet, but where in the run they belong."""
+        batch = _Batch()
+        batch.place = (self.seed, self.epoch.get(), list(indices))
+        return batch
+
     def __getitems__(self, indices: list) -> list:
         """The rows of one batch."""
-        place = (self.seed, self.epoch.get(), list(indices))
-        with seeded(place):
+        batch = self.batch_of(indices)
+        with seeded(batch.place):
             many = getattr(self.rows, "__getitems__", None)
-            batch = _Batch(many(indices) if callable(many) else [self.rows[index] for index in indices])
-        batch.place = place
+            batch[:] = many(indices) if callable(many) else [self.rows[index] for index in indices]
         return batch
 
 

@@ -43,6 +43,7 @@ def identity(trainer: Any) -> dict[str, Any]:
         "stored_teacher": None if trainer.stored_teacher is None else dict(trainer.stored_teacher),
         "label_map": label_map,
         "mixing": None if trainer.mixing is None else repr(trainer.mixing),
+        "views": trainer._views,
         "problem_type": trainer.problem_type,
         "data": _data(rows),
         "settings": {name: _plain(getattr(trainer.args, name)) for name in SETTINGS},
