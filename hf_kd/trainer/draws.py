@@ -35,6 +35,18 @@ def _seed_all(place: tuple) -> None:
     torch.default_generator.manual_seed(number)  # of the processor alone: no data loader draws on a device
 
 
+def generator_states() -> tuple[State, list[torch.Tensor]]:
+    """All generators that a training draws from, devices' too."""
+    return _state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def set_generator_states(states: tuple[State, list[torch.Tensor]]) -> None:
+    """Go back to `generator_states`."""
+    _set_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+
+
 @contextmanager
 def seeded(place: tuple) -> Iterator[None]:
     """Draws inside depend on `place` alone, and those after it on nothing inside."""
