@@ -263,7 +263,7 @@ def test_a_checkpoint_without_optimizer_is_used_only_if_there_is_no_other(tmp_pa
     """One of `save_only_model` looks like one that is half deleted."""
     short_run(tmp_path, method="kd", save_only_model=True, steps=4)
     assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
-    short_run(tmp_path, True, method="kd", steps=6)
+    short_run(tmp_path, True, method="kd", steps=6, resume_with_changes=True)
     assert last_complete(tmp_path) == (tmp_path / "checkpoint-6", {})
     (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
     assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
@@ -512,6 +512,7 @@ def killed(folder, kind, kills, seed):
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["code"], result["differing"]) == (0, []), (result, done.stderr[-2000:])
     assert result["kills"] >= kills
+    assert result["lost"] == 0, result
     return result
 
 
@@ -525,5 +526,8 @@ def test_a_run_killed_twenty_times_ends_as_if_left_alone(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("kind", kill_loop.KINDS)
 def test_a_run_of_every_kind_survives_fifty_kills(kind, tmp_path):
-    """What each kind learns beside the student must be in what a killed run goes on from."""
-    assert killed(tmp_path, kind, 50, 1)["half_written"] > 0
+    """What each kind learns beside the student, keeps or finds must be in what a killed run goes on from; one that
+    cannot go on from there says so."""
+    result = killed(tmp_path, kind, 50, 1)
+    assert result["half_written"] > 0
+    assert (result["refused"] > 0) == (kind == "only_model")

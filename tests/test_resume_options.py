@@ -4,6 +4,7 @@ breaks off and goes on."""
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from tiny import Projected, assert_same_run, build_trainer, classifier, examples
 from transformers import AutoModelForSequenceClassification
 
 from hf_kd import DistillationObjective, build_objective
-from hf_kd.trainer.complete import NO_MANIFEST, STATE, last_complete
+from hf_kd.experiment.best_model import best_model
+from hf_kd.trainer.complete import NO_MANIFEST, STATE, checkpoint_to_resume, last_complete
 from hf_kd.trainer.objective_state import MANIFEST_FILE, STATE_FILE
 
 STEPS = 8
@@ -116,22 +118,36 @@ def dies_deleting(monkeypatch, name, first):
 OURS = (STATE_FILE, MANIFEST_FILE, "rng_state.pth")
 
 
+@pytest.fixture(scope="module")
+def best(tmp_path_factory):
+    """A run that was never stopped, for every limit: the limit changes nothing but which checkpoints are left."""
+    return best_run(tmp_path_factory.mktemp("best"), limit=3)
+
+
 @pytest.mark.parametrize(
-    "first", [OURS, ("optimizer.pt", *OURS), (STATE,), ("model.safetensors",), (MANIFEST_FILE,)], ids=str
+    ("limit", "deleted", "first"),
+    [
+        (1, "checkpoint-8", OURS),  # at the end
+        (1, "checkpoint-8", ("optimizer.pt", *OURS)),
+        (1, "checkpoint-8", (STATE,)),
+        (1, "checkpoint-6", OURS),  # after the last save
+        (2, "checkpoint-2", ("model.safetensors",)),
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize(("limit", "deleted"), [(1, "checkpoint-8"), (1, "checkpoint-6"), (2, "checkpoint-2")])
-def test_a_run_killed_while_it_deletes_ends_with_the_same_best_model(limit, deleted, first, tmp_path, monkeypatch):
+def test_a_run_killed_while_it_deletes_ends_with_the_same_best_model(
+    limit, deleted, first, best, tmp_path, monkeypatch
+):
     """With a limit of 1 the Trainer deletes the last checkpoint at the end, in no order: what is left of it may look
     like a checkpoint that never had a learned temperature."""
     with monkeypatch.context() as patch:
         dies_deleting(patch, deleted, first)
         with pytest.raises(Killed):
-            best_run(tmp_path / "run", limit=limit)
-    last, _ = last_complete(tmp_path / "run")
+            best_run(tmp_path, limit=limit)
+    last, _ = last_complete(tmp_path)
     assert last is not None
-    assert (tmp_path / "run" / f"checkpoint-{BEST}" / "model.safetensors").is_file()
-    resumed = best_run(tmp_path / "run", True, limit=limit, seed=1)
-    assert_same_best(resumed, best_run(tmp_path / "whole", limit=limit))
+    assert (tmp_path / f"checkpoint-{BEST}" / "model.safetensors").is_file()
+    assert_same_best(best_run(tmp_path, True, limit=limit, seed=1), best)
 
 
 def test_a_run_killed_after_its_last_step_makes_no_further_one(tmp_path):
@@ -148,23 +164,20 @@ def test_half_deleted_checkpoints_are_passed_over_but_a_lone_one_is_not(tmp_path
     for name in OURS:
         (tmp_path / "checkpoint-4" / name).unlink()
     assert last_complete(tmp_path) == (tmp_path / "checkpoint-2", {tmp_path / "checkpoint-4": NO_MANIFEST})
-    run(tmp_path, True, max_steps=4, method="kd", method_kwargs=None)
+    assert checkpoint_to_resume(True, str(tmp_path), is_writer=True) == str(tmp_path / "checkpoint-2")
     shutil.rmtree(tmp_path / "checkpoint-2")
-    (tmp_path / "checkpoint-4" / MANIFEST_FILE).unlink()
-    (tmp_path / "checkpoint-4" / STATE_FILE).unlink()
     assert last_complete(tmp_path) == (tmp_path / "checkpoint-4", {})
 
 
 @pytest.mark.parametrize("step", [6, 8])
-def test_a_moved_run_finds_its_best_model(step, tmp_path, monkeypatch, caplog):
+def test_a_moved_run_finds_its_best_model(step, best, tmp_path, monkeypatch):
     """The state names the best checkpoint by a path that is gone: the run would end with its last weights."""
     monkeypatch.chdir(tmp_path)
-    whole = best_run(tmp_path / "whole", limit=3)
     best_run("relative", limit=None)
     moved = tmp_path / "elsewhere" / "run"
     shutil.move("relative", moved)
     resumed = best_run(moved, str(moved / f"checkpoint-{step}"), limit=3, seed=1)
-    assert_same_best(resumed, whole)
+    assert_same_best(resumed, best)
 
 
 def test_a_best_checkpoint_by_another_name_of_its_folder_is_not_deleted(tmp_path, monkeypatch):
@@ -175,7 +188,7 @@ def test_a_best_checkpoint_by_another_name_of_its_folder_is_not_deleted(tmp_path
     assert state["best_model_checkpoint"] == "run/checkpoint-4"
     state["best_global_step"] = 5  # evaluated more often than saved, the Trainer does not put it right by itself
     (tmp_path / "run" / "checkpoint-6" / STATE).write_text(json.dumps(state))
-    trainer, _ = best_run(tmp_path / "run", True, limit=1)
+    trainer, _ = best_run(tmp_path / "run", "run/checkpoint-6", limit=1)
     saved = load_file(tmp_path / "run" / f"checkpoint-{BEST}" / "model.safetensors")
     torch.testing.assert_close(saved, dict(weights(trainer.model)), rtol=0, atol=0)
 
@@ -187,6 +200,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(tmp_path, caplog):
     trainer, _ = best_run(tmp_path, str(tmp_path / "checkpoint-6"), limit=None)
     assert "checkpoint-4, is gone: unless a later one is better" in caplog.text
     assert trainer.state.best_model_checkpoint is None
+    assert not best_model(SimpleNamespace(training={}), trainer)["is_saved"]
 
 
 # --- auto_find_batch_size --------------------------------------------------------------------------------------------
@@ -282,16 +296,30 @@ def test_a_checkpoint_that_was_rotated_away_is_not_gone_back_to(tmp_path):
     assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-6"
 
 
-def test_a_users_optimizer_and_schedule_start_over_too(tmp_path):
-    """The Trainer cannot make them anew."""
+@pytest.mark.parametrize("given", [{}, {"method": "feature_mse", "method_kwargs": None}], ids=["ctkd", "projector"])
+def test_a_users_optimizer_and_schedule_start_over_too(given, tmp_path):
+    """The Trainer cannot make them anew, and the projector would join the optimizer twice."""
     runs = []
     for folder, size, at in (("found", 8, 6), ("asked", 7, None)):
         student = runs_out(classifier("bert", 0, hidden_dropout_prob=0.1), at)
         optimizer = torch.optim.AdamW(student.parameters(), lr=0.01)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.8)
-        given = {"per_device_train_batch_size": size, "auto_find_batch_size": size == 8, "rows": 56}
-        runs.append(run(tmp_path / folder, student=student, trainer={"optimizers": (optimizer, schedule)}, **given))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / 10)
+        given = {**given, "per_device_train_batch_size": size, "auto_find_batch_size": size == 8, "rows": 56}
+        parts = {"optimizers": (optimizer, None if "method" in given else schedule)}
+        runs.append(run(tmp_path / folder, student=student, trainer=parts, **given))
     assert_same_run(*runs)
+
+
+def test_statistics_of_the_student_start_over_too(tmp_path):
+    """Running means are no parameters, and remember every batch of the broken attempt."""
+    runs = []
+    for folder, size, at in (("found", 8, 6), ("asked", 7, None)):
+        student = runs_out(classifier("bert", 0), at)
+        student.register_buffer("batches", torch.zeros(()))
+        student.register_forward_hook(lambda module, args, output: module.batches.add_(module.training))
+        given = {"per_device_train_batch_size": size, "auto_find_batch_size": size == 8, "rows": 56}
+        runs.append(run(tmp_path / folder, student=student, **given)[0].model.batches.item())
+    assert runs == [STEPS, STEPS]
 
 
 # --- model_init ------------------------------------------------------------------------------------------------------

@@ -80,7 +80,6 @@ class Attempt:
         if self.optimizer is not None:
             # groups that joined in the broken attempt join again
             del self.optimizer.param_groups[len(self.optimizer_state["param_groups"]) :]
-            self.optimizer.state.clear()
             self.optimizer.load_state_dict(copy.deepcopy(self.optimizer_state))
         if self.scheduler_state is not None:
             trainer.lr_scheduler.load_state_dict(copy.deepcopy(self.scheduler_state))
