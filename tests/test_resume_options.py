@@ -239,9 +239,10 @@ OWN = {
     "adaptive": {"method": "taid", "method_kwargs": None},
     "workers": {"dataloader_num_workers": 1},
 }
+LONG = ("serialization", "adaptive", "workers")
 
 
-@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[pytest.mark.slow] * (k in LONG)) for k in OWN])
 def test_after_running_out_of_memory_the_run_is_the_one_with_smaller_batches(kind, tmp_path, caplog):
     """The Trainer starts over with the weights, the moments and the draws of five steps that it calls unmade."""
     given = dict(OWN[kind])
@@ -313,10 +314,14 @@ def test_a_users_optimizer_and_schedule_start_over_too(given, tmp_path):
 def test_statistics_of_the_student_start_over_too(tmp_path):
     """Running means are no parameters, and remember every batch of the broken attempt."""
     runs = []
+
+    def count(module, args):
+        module.batches.add_(module.training)
+
     for folder, size, at in (("found", 8, 6), ("asked", 7, None)):
         student = runs_out(classifier("bert", 0), at)
         student.register_buffer("batches", torch.zeros(()))
-        student.register_forward_hook(lambda module, args, output: module.batches.add_(module.training))
+        student.register_forward_pre_hook(count)
         given = {"per_device_train_batch_size": size, "auto_find_batch_size": size == 8, "rows": 56}
         runs.append(run(tmp_path / folder, student=student, **given)[0].model.batches.item())
     assert runs == [STEPS, STEPS]
