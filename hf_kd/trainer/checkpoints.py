@@ -1,6 +1,7 @@
 """What a training run writes to its checkpoints beside the student, and how it comes back."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from .complete import check_has_optimizer, checkpoint_to_resume, clear, write_er
 from .hub import HubTrainer
 from .identity import differences, identity
 from .objective_state import GO_ON, describe, read_checkpoint, write_checkpoint
+from .pickles import GENERATORS, PICKLED, SCALER, WEIGHTS, pickles_in_words
 from .student_weights import is_plain_checkpoint, restore_weights
 
 logger = logging.get_logger(__name__)
@@ -147,7 +149,8 @@ class CheckpointingTrainer(HubTrainer):
         if model is None and is_plain_checkpoint(self.model, resume_from_checkpoint):
             restore_weights(self.model, resume_from_checkpoint)
         else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with pickles_in_words(resume_from_checkpoint, WEIGHTS):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         """As in `Trainer`, by the same route."""
@@ -170,14 +173,25 @@ class CheckpointingTrainer(HubTrainer):
             find_best(self.state, checkpoint, self.args.output_dir, self.args.load_best_model_at_end)
             if self.args.auto_find_batch_size:
                 self.state.train_batch_size = self._train_batch_size  # that of this attempt
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+            owners = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
+            with pickles_in_words(checkpoint, PICKLED, owners):
+                super()._load_optimizer_and_scheduler(checkpoint)
             self._last_saved = checkpoint
             if self._resumed[0]:
                 self._objective_state.load_state(self._resumed[0], checkpoint)
             raw = {k.removeprefix(RAW_LAYER): v for k, v in self._resumed[0].items() if k.startswith(RAW_LAYER)}
             if self._serialized_layer is not None and raw:
                 restore(self._serialized_layer, raw)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """As in `Trainer`, with errors in words."""
+        with pickles_in_words(checkpoint, SCALER) if checkpoint is not None else nullcontext():
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As in `Trainer`, with errors in words."""
+        with pickles_in_words(checkpoint, GENERATORS) if checkpoint is not None else nullcontext():
+            super()._load_rng_state(checkpoint)
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in `Trainer`, which makes one step more in a run that was killed after its last one."""

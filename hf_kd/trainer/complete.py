@@ -191,7 +191,7 @@ def checkpoint_to_resume(
         wrong = defect(folder)
         if wrong is not None:
             cannot = wrong if wrong.startswith("cannot") else f"cannot go on from there: {wrong}"
-            raise ValueError(f"{owner} {cannot}.{_instead(folder)}")
+            raise ValueError(f"{owner} {cannot}.{another_than(folder)}")
         return str(folder)
     last, defects = last_complete(output_dir)
     meet()
@@ -211,9 +211,10 @@ def none_in(output_dir: str, defects: dict[Path, str]) -> str:
     return f"{str(output_dir)!r} {what}. Leave it out to start from the beginning."
 
 
-def _instead(folder: Path) -> str:
+def another_than(folder: Path) -> str:
+    """Which checkpoint to resume from instead of one that cannot be."""
     last, _ = last_complete(folder.parent)
-    named = _FOLDER.fullmatch(folder.name) is not None and last is not None
+    named = _FOLDER.fullmatch(folder.name) is not None and last not in (None, folder)
     return f" The last whole one beside it is {str(last)!r}." if named else " Resume from another checkpoint."
 
 
