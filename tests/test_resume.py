@@ -451,6 +451,19 @@ def test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same(tmp_path):
     assert_same_run(resumed, short_run(tmp_path / "whole", save_steps=100))
 
 
+def test_sigterm_does_not_promise_a_resume_that_is_refused(tmp_path):
+    """With `save_only_model` nothing is kept to go on from."""
+    given = {"save_only_model": True, "save_strategy": "no", "max_steps": 8}
+    trainer = build_trainer(
+        tmp_path, classifier("bert", 0), classifier("bert", 9), table(examples("bert", 12)), **given
+    )
+    trainer.add_callback(Terminate())
+    with pytest.raises(TrainingStopped) as stopped, SaveAtSignal().watching(trainer):
+        trainer.train()
+    assert "The student alone is saved" in str(stopped.value)
+    assert "resume_from_checkpoint" not in str(stopped.value)
+
+
 def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path, monkeypatch):
     """Two jobs of one name delete each other's checkpoints; the lock of a dead one must not outlive it."""
     monkeypatch.setattr(running, "PATIENCE", 0.3)

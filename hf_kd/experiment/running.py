@@ -93,10 +93,10 @@ class SaveAtSignal(TrainerCallback):
             trainer.remove_callback(self)
         state = trainer.state
         if self.is_stopping and state.global_step < state.max_steps:
-            raise TrainingStopped(
-                f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}. It is saved in "
-                f"{trainer.args.output_dir}; go on with training.resume_from_checkpoint=true."
-            )
+            saved = f"It is saved in {trainer.args.output_dir}; go on with training.resume_from_checkpoint=true."
+            if trainer.args.save_only_model:
+                saved = f"The student alone is saved in {trainer.args.output_dir} (save_only_model); start again."
+            raise TrainingStopped(f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}. {saved}")
 
     def _ask(self, number: int, frame: Any) -> None:
         self.is_asked = True
