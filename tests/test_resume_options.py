@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from hf_kd import DistillationObjective, build_objective
 from hf_kd.experiment.best_model import best_model
 from hf_kd.trainer.complete import NO_MANIFEST, STATE, checkpoint_to_resume, last_complete
+from hf_kd.trainer.hub import provenance
 from hf_kd.trainer.objective_state import MANIFEST_FILE, STATE_FILE
 
 STEPS = 8
@@ -252,6 +253,7 @@ def test_after_running_out_of_memory_the_run_is_the_one_with_smaller_batches(kin
     assert_same_run(again, asked(tmp_path / "asked", **given))
     states = [json.loads(path.read_text()) for path in sorted(tmp_path.glob(f"found/*/{STATE}"))]
     assert [state["train_batch_size"] for state in states] == [7] * 4
+    assert provenance(again[0])["training"]["per_device_train_batch_size"] == 7, "the card says what was done"
 
 
 def test_twice_out_of_memory_is_still_the_fresh_run(tmp_path):

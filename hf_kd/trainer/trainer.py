@@ -293,6 +293,7 @@ class DistillationTrainer(SearchingTrainer):
             self._attempt.keep_objective()
         try:
             output = super()._inner_training_loop(batch_size, **kwargs)
+            self._attempt = None
         finally:
             self._telemetry = None
             if self._extras is not None:
