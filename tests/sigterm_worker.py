@@ -62,6 +62,8 @@ def run(folder, seed, resume=None, moments=()):
         logging_steps=2,
     )
     trainer.add_callback(Signalled(moments))
+    if "WITHOUT_GROUP" in os.environ:  # no group beside the training's own
+        torch.distributed.is_gloo_available = lambda: False
     stopped = None
     try:
         with SaveAtSignal().watching(trainer):

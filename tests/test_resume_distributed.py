@@ -71,6 +71,13 @@ def test_whichever_process_hears_first(tmp_path):
     assert_stopped(signalled(tmp_path, *cases), *cases)
 
 
+@pytest.mark.slow
+def test_without_a_group_of_their_own_they_ask_over_the_trainings(tmp_path, monkeypatch):
+    """Where gloo is not built in, or finds no network."""
+    monkeypatch.setenv("WITHOUT_GROUP", "1")
+    assert_stopped(signalled(tmp_path, "1:begin"), "1:begin")
+
+
 CONFIG = """
 output_dir: {folder}
 student: {{config: {{model_type: vit, hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2,
