@@ -1,4 +1,7 @@
-"""SIGTERM on several processes: one checkpoint, after the same step, and no process that waits for another."""
+"""SIGTERM on several processes: one checkpoint, after the same step, and no process that waits for another.
+
+The shortest of these is a case of `test_distributed.py`, where two processes run anyway.
+"""
 
 import json
 import os
@@ -57,11 +60,6 @@ def assert_stopped(reports, *cases):
         assert list(report) == list(cases)
         for case in cases:
             assert report[case] == {"code": 143, "step": 3, "checkpoints": ["checkpoint-3"]}, case
-
-
-def test_a_signal_to_any_process_stops_all_after_the_same_step(tmp_path):
-    """One that stops alone leaves the others waiting for its gradients until the launcher kills them."""
-    assert_stopped(signalled(tmp_path, EARLY_LATE), EARLY_LATE)
 
 
 @pytest.mark.slow
