@@ -125,8 +125,10 @@ def test_a_plain_pickle_is_no_file_of_torch(checkpoint, tmp_path):
 
 def test_running_out_of_memory_while_loading_is_not_called_damage(checkpoint, monkeypatch):
     """`auto_find_batch_size` must see it."""
-    monkeypatch.setattr(
-        torch.optim.AdamW, "load_state_dict", lambda *args: (_ for _ in ()).throw(RuntimeError("CUDA out of memory."))
-    )
+
+    def full(*args):
+        raise RuntimeError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.lr_scheduler.LambdaLR, "load_state_dict", full)
     with pytest.raises(RuntimeError, match="CUDA out of memory"):
         resumed(checkpoint.parent, str(checkpoint))
