@@ -56,7 +56,8 @@ class DistillationTrainingArguments(TrainingArguments):
             loss, where none is named). None: never. A resumed run goes on counting.
         early_stopping_threshold: By how much, >= 0, a better value must be better to count.
         resume_with_changes: Go on from a checkpoint of a run with another teacher, label map, objective or data, or
-            other mixing. What differs is said; by default it is refused.
+            other mixing, or from one without its optimizer (`save_only_model`), which then starts over. What differs
+            is said; by default it is refused.
         logging_nan_inf_filter: Off: the filter syncs on every micro-batch and hides NaN. The trainer stops instead.
     """
 

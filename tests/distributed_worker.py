@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import invariance
+import sigterm_worker
 import torch
 from tiny import (
     LABELS,
@@ -332,6 +333,18 @@ def broken(folder):
     return {"said": all_said, "saved": sorted(path.name for path in Path(folder).glob("checkpoint-*"))}
 
 
+def stopped_by_signal(folder):
+    """The last process gets SIGTERM in the third step, the others while they save; then the run goes on."""
+    moments = ["end"] if RANK == WORLD - 1 else ["save"]
+    trainer, stopped = sigterm_worker.run(folder, 0, moments=moments)
+    checkpoints = sorted(path.name for path in Path(folder).glob("checkpoint-*"))
+    resumed = sigterm_worker.end(sigterm_worker.run(folder, 1, resume=True)[0])
+    whole = sigterm_worker.end(sigterm_worker.run(f"{folder}-whole", 0)[0])
+    torch.testing.assert_close(resumed[0], whole[0], rtol=0, atol=0)
+    assert resumed[1] == whole[1]
+    return {"code": stopped.code, "step": trainer.state.global_step, "checkpoints": checkpoints}
+
+
 def cases():
     """Name -> a function of the folder."""
     found = {}
@@ -390,6 +403,7 @@ def cases():
     found["interrupted-mixing"] = partial(
         interrupted, method="kd", architecture="vit", trainer=mixing, train_sampling_strategy="balanced"
     )
+    found["signal"] = stopped_by_signal
     return {**found, "broken": broken}
 
 

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import torch
 from tiny import build_trainer, classifier, examples, table, without_times
-from transformers import TrainerCallback
+from transformers import AutoModelForSequenceClassification, TrainerCallback
 from transformers.utils import logging
 
-from hf_kd.trainer.complete import checkpoints, defect
+from hf_kd.trainer.complete import checkpoints, defect, last_complete
 
 STEPS_PER_KILL = 5  # twice as many as a life lasts, on average
 SAVED = 2
@@ -36,7 +36,14 @@ KINDS = {
     "ctkd_instance": {"method": "ctkd_instance"},
     "projector": {"method": "feature_mse"},
     "serialization": {"method": "kd", "method_kwargs": {"task_serialization": True}},
+    "best": {"method": "ctkd", "temperature_learning_rate": 0.5},
+    "best_alone": {"method": "ctkd", "temperature_learning_rate": 0.5, "save_total_limit": 1},
+    "smaller_batches": {"method": "ctkd", "temperature_learning_rate": 0.5, "auto_find_batch_size": True},
+    "model_init": {"method": "ctkd", "temperature_learning_rate": 0.5},
+    "only_model": {"method": "kd", "save_only_model": True},
 }
+BEST = {"eval_strategy": "steps", "eval_steps": SAVED, "load_best_model_at_end": True}
+REFUSED = 4
 
 
 class Tell(TrainerCallback):
@@ -53,14 +60,48 @@ class Tell(TrainerCallback):
             os.write(self.pipe, b"s")
 
 
-def train(folder, kind, steps, pipe=None):
-    """Train to the end, from the last whole checkpoint if there is one; leaves what is compared in `end.pt`."""
-    rows = table(examples("bert", 50, "mixed"))  # 13 steps an epoch
+class Accuracy:
+    """Rises and falls with the step, and is best at a third of the run."""
+
+    def __init__(self, steps):
+        self.best, self.trainer = steps // 3 // SAVED * SAVED, None
+
+    def __call__(self, prediction):
+        step = self.trainer.state.global_step
+        return {"closeness": -abs(step - self.best) + (0.0, 3.5, -1.0)[step // SAVED % 3]}
+
+
+def student(kind, steps):
+    """The one that is trained; in one kind it does not fit into memory with as many rows as it is given, before it is
+    first saved: from what was saved later on, a run would go on with more rows for as long as it fits."""
+    made = classifier("bert", 0, hidden_dropout_prob=0.1)
+    seen = []
+
+    def forward(module, args, kwargs):
+        seen.append(len(kwargs["input_ids"]))
+        if len(seen) == SAVED and seen[-1] == 5:
+            raise RuntimeError("CUDA out of memory.")
+
+    if kind == "smaller_batches":
+        made.register_forward_pre_hook(forward, with_kwargs=True)
+    return made
+
+
+def build(folder, kind, steps):
+    """The trainer of a kind."""
+    parts, given = {}, {"save_total_limit": 2, **KINDS[kind]}
+    if kind == "model_init":
+        parts["model_init"] = lambda: student(kind, steps)
+    if kind.startswith("best"):
+        parts |= {"eval_dataset": table(examples("bert", 8)), "compute_metrics": Accuracy(steps)}
+        given |= {"metric_for_best_model": "closeness", **BEST}
+    if kind == "smaller_batches":
+        given |= {"per_device_train_batch_size": 5}
     trainer = build_trainer(
         folder,
-        classifier("bert", 0, hidden_dropout_prob=0.1),
+        None if kind == "model_init" else student(kind, steps),
         classifier("bert", 9),
-        rows,
+        table(examples("bert", 50, "mixed")),  # 13 steps an epoch
         max_steps=steps,
         learning_rate=0.01,
         lr_scheduler_type="linear",
@@ -70,9 +111,17 @@ def train(folder, kind, steps, pipe=None):
         logging_steps=4,
         save_strategy="steps",
         save_steps=SAVED,
-        save_total_limit=2,
-        **KINDS[kind],
+        trainer=parts,
+        **given,
     )
+    if kind.startswith("best"):
+        parts["compute_metrics"].trainer = trainer
+    return trainer
+
+
+def train(folder, kind, steps, pipe=None):
+    """Train to the end, from the last whole checkpoint if there is one; leaves what is compared in `end.pt`."""
+    trainer = build(folder, kind, steps)
     if pipe is not None:
         trainer.add_callback(Tell(pipe))
     output = trainer.train(resume_from_checkpoint=bool(checkpoints(folder)))
@@ -83,8 +132,15 @@ def train(folder, kind, steps, pipe=None):
         "own": trainer._objective_state.state(),
         "history": json.dumps(without_times(trainer.state.log_history), sort_keys=True),
         "loss": output.training_loss,
+        "best": json.dumps([trainer.state.best_global_step, trainer.state.best_metric, best_name(trainer)]),
     }
     torch.save(end, Path(folder) / "end.pt")
+
+
+def best_name(trainer):
+    """The folder of the best checkpoint, if it is there."""
+    best = trainer.state.best_model_checkpoint
+    return best and Path(best).name if best is None or Path(best).is_dir() else "gone"
 
 
 def child(folder, kind, steps, pipe):
@@ -96,6 +152,8 @@ def child(folder, kind, steps, pipe):
     except ValueError as error:
         if "holds no whole checkpoint" in str(error):  # killed within the very first save
             code = 3
+        elif "save_only_model" in str(error) and kind == "only_model":
+            code = REFUSED
         else:
             sys.stderr.write(f"{error}\n")
     finally:
@@ -137,6 +195,15 @@ def one_life(folder, kind, steps, moment):
     return os.waitstatus_to_exitcode(status)
 
 
+def lost(folder, had):
+    """What a kill must not take: the last whole checkpoint, once there was one, and the best one that it names."""
+    last, _ = last_complete(folder)
+    if last is None:
+        return int(had)
+    best = json.loads((last / "trainer_state.json").read_text())["best_model_checkpoint"]
+    return int(best is not None and defect(Path(best)) is not None)
+
+
 def leftovers(folder):
     """How many checkpoints the killed process left half-written."""
     return sum(defect(path) is not None for path in checkpoints(folder))
@@ -163,7 +230,7 @@ def killed_until_done(folder, kind, steps, kills, draw, pause):
     Returns:
         What happened; `code` is that of the last life.
     """
-    counts = dict.fromkeys(("kills", "half_written", "first_saves"), 0)
+    counts = dict.fromkeys(("kills", "half_written", "first_saves", "refused", "lost"), 0)
     while counts["kills"] < kills:
         saves = draw.randrange(3)
         moment = (b"t" + b"s" * (saves + 1), draw.uniform(0.0, 0.7 * pause))
@@ -171,7 +238,15 @@ def killed_until_done(folder, kind, steps, kills, draw, pause):
             moment = (b"t" + b"s" * saves, draw.uniform(0.0, 1.5 * pause))
         if counts["kills"] % 10 == 9:
             moment = (b"", draw.uniform(0.0, 0.2))  # while it starts
+        had = last_complete(folder)[0] is not None
         code = one_life(folder, kind, steps, moment)
+        counts["lost"] += lost(folder, had)
+        if code == REFUSED:  # the student alone; it can be loaded, and the run begins again
+            counts["refused"] += 1
+            AutoModelForSequenceClassification.from_pretrained(last_complete(folder)[0])
+            for path in folder.glob("checkpoint-*"):
+                shutil.rmtree(path)
+            continue
         if code == 3:  # nothing to resume: the first save was killed, and the run begins again
             counts["first_saves"] += 1
             for path in folder.glob("checkpoint-*"):
@@ -181,7 +256,12 @@ def killed_until_done(folder, kind, steps, kills, draw, pause):
             return counts | {"code": code}
         counts["kills"] += 1
         counts["half_written"] += leftovers(folder) > 0
-    return counts | {"code": one_life(folder, kind, steps, None)}
+    code = one_life(folder, kind, steps, None)
+    if code == REFUSED:
+        counts["refused"] += 1
+        shutil.rmtree(folder)
+        code = one_life(folder, kind, steps, None)
+    return counts | {"code": code}
 
 
 def main(folder, kind, kills, seed):
@@ -193,7 +273,8 @@ def main(folder, kind, kills, seed):
     began = time.monotonic()
     assert one_life(folder / "whole", kind, steps, None) == 0
     pause = min(max(0.004, (time.monotonic() - began) / (steps // SAVED)), LONGEST_PAUSE)
-    result = {"runs": 0, "kills": 0, "half_written": 0, "first_saves": 0, "code": 0, "differing": []}
+    result = {"runs": 0, "kills": 0, "half_written": 0, "first_saves": 0, "refused": 0, "lost": 0}
+    result |= {"code": 0, "differing": []}
     while result["kills"] < kills and result["code"] == 0:
         result["runs"] += 1
         ended = folder / f"killed-{result['runs']}"

@@ -127,6 +127,13 @@ def test_batch_relations_are_the_same_on_two_processes(both):
         assert record == pytest.approx(expected, rel=2e-4, abs=1e-6)
 
 
+@named("signal")
+def test_a_signal_to_the_last_process_stops_all_after_the_same_step(both):
+    """One that stops alone leaves the others waiting for its gradients until the launcher kills them. The run that
+    goes on is compared, bit for bit, in each process."""
+    assert both == ({"code": 143, "step": 3, "checkpoints": ["checkpoint-3"]},) * 2
+
+
 def test_the_gradient_of_a_relation_goes_through_the_gather(two_processes):
     """Cut there, every process still answers for half of the relation but pulls its own rows only: half a step."""
     whole, cut = (load(two_processes, name)["update"] for name in ("relation-16", "cut-relation"))

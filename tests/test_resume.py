@@ -263,7 +263,7 @@ def test_a_checkpoint_without_optimizer_is_used_only_if_there_is_no_other(tmp_pa
     """One of `save_only_model` looks like one that is half deleted."""
     short_run(tmp_path, method="kd", save_only_model=True, steps=4)
     assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
-    short_run(tmp_path, True, method="kd", steps=6)
+    short_run(tmp_path, True, method="kd", steps=6, resume_with_changes=True)
     assert last_complete(tmp_path) == (tmp_path / "checkpoint-6", {})
     (tmp_path / "checkpoint-6" / "trainer_state.json").unlink()
     assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-4"
@@ -451,6 +451,19 @@ def test_sigterm_saves_after_the_step_and_the_resumed_run_is_the_same(tmp_path):
     assert_same_run(resumed, short_run(tmp_path / "whole", save_steps=100))
 
 
+def test_sigterm_does_not_promise_a_resume_that_is_refused(tmp_path):
+    """With `save_only_model` nothing is kept to go on from."""
+    given = {"save_only_model": True, "save_strategy": "no", "max_steps": 8}
+    trainer = build_trainer(
+        tmp_path, classifier("bert", 0), classifier("bert", 9), table(examples("bert", 12)), **given
+    )
+    trainer.add_callback(Terminate())
+    with pytest.raises(TrainingStopped) as stopped, SaveAtSignal().watching(trainer):
+        trainer.train()
+    assert "The student alone is saved" in str(stopped.value)
+    assert "resume_from_checkpoint" not in str(stopped.value)
+
+
 def test_a_folder_in_use_is_refused_and_free_again_after_a_kill(tmp_path, monkeypatch):
     """Two jobs of one name delete each other's checkpoints; the lock of a dead one must not outlive it."""
     monkeypatch.setattr(running, "PATIENCE", 0.3)
@@ -512,6 +525,7 @@ def killed(folder, kind, kills, seed):
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["code"], result["differing"]) == (0, []), (result, done.stderr[-2000:])
     assert result["kills"] >= kills
+    assert result["lost"] == 0, result
     return result
 
 
@@ -525,5 +539,8 @@ def test_a_run_killed_twenty_times_ends_as_if_left_alone(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("kind", kill_loop.KINDS)
 def test_a_run_of_every_kind_survives_fifty_kills(kind, tmp_path):
-    """What each kind learns beside the student must be in what a killed run goes on from."""
-    assert killed(tmp_path, kind, 50, 1)["half_written"] > 0
+    """What each kind learns beside the student, keeps or finds must be in what a killed run goes on from; one that
+    cannot go on from there says so."""
+    result = killed(tmp_path, kind, 50, 1)
+    assert result["half_written"] > 0 or kind == "only_model"  # which writes little
+    assert (result["refused"] > 0) == (kind == "only_model")

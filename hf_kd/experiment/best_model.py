@@ -82,6 +82,6 @@ def best_model(config: ExperimentConfig, trainer: DistillationTrainer) -> dict[s
         "named_by": "the data" if config.training.get("metric_for_best_model") is None else "the configuration",
         "value": state.best_metric,
         "step": state.best_global_step,
-        "is_saved": args.load_best_model_at_end,
+        "is_saved": args.load_best_model_at_end and state.best_model_checkpoint is not None,
         "stopped_early": args.early_stopping_patience is not None and state.global_step < state.max_steps,
     }

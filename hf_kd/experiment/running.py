@@ -10,7 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
+from transformers.utils import logging
 
 from ..registry import ConfigError
 
@@ -18,6 +21,8 @@ try:
     import fcntl
 except ImportError:  # not on Windows, where folders cannot be locked
     fcntl = None
+
+logger = logging.get_logger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended, as shells say it."""
@@ -45,16 +50,22 @@ class SaveAtSignal(TrainerCallback):
     """After SIGTERM, saves at the end of the step and stops training.
 
     The option of `transformers` (`enable_jit_checkpoint`) saves in the middle of a step, from where no run goes on as
-    it would have, and returns as if training were over. This is for one process; on several, each would have to know
-    of the signal in the same step.
+    it would have, and returns as if training were over.
+
+    Several processes tell each other at the end of each step, so that all stop after the same one, whichever got the
+    signal. They talk beside the training, between processors: no device is waited for.
     """
 
     def __init__(self):
         self.is_asked = False
+        self.is_stopping = False
+        self._others: _Others | None = None
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Save and stop, once asked."""
-        if self.is_asked:
+        """Save and stop, once any process is asked."""
+        is_asked = self.is_asked
+        self.is_stopping = is_asked if self._others is None else self._others.any(is_asked)
+        if self.is_stopping:
             control.should_save = control.should_training_stop = True
 
     @contextmanager
@@ -62,27 +73,61 @@ class SaveAtSignal(TrainerCallback):
         """Answer SIGTERM inside.
 
         Raises:
-            TrainingStopped: It came before the last step.
+            TrainingStopped: It came before the last step; every process has written what it writes.
         """
-        if threading.current_thread() is not threading.main_thread() or trainer.args.world_size > 1:
+        is_one_of_many = trainer.args.world_size > 1
+        can_hear = threading.current_thread() is threading.main_thread()
+        if not can_hear and not is_one_of_many or is_one_of_many and not dist.is_initialized():
             yield
             return
+        self._others = _Others(trainer.accelerator) if is_one_of_many else None
         trainer.add_callback(self)
-        before = signal.signal(signal.SIGTERM, self._ask)
+        before = signal.signal(signal.SIGTERM, self._ask) if can_hear else None
         try:
             yield
+            if self.is_stopping and self._others is not None:
+                self._others.any(True)  # one that ends makes the launcher end the others
         finally:
-            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+            if can_hear:
+                signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
             trainer.remove_callback(self)
         state = trainer.state
-        if self.is_asked and state.global_step < state.max_steps:
-            raise TrainingStopped(
-                f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}. It is saved in "
-                f"{trainer.args.output_dir}; go on with training.resume_from_checkpoint=true."
-            )
+        if self.is_stopping and state.global_step < state.max_steps:
+            saved = f"It is saved in {trainer.args.output_dir}; go on with training.resume_from_checkpoint=true."
+            if trainer.args.save_only_model:
+                saved = f"The student alone is saved in {trainer.args.output_dir} (save_only_model); start again."
+            raise TrainingStopped(f"Stopped by SIGTERM after step {state.global_step} of {state.max_steps}. {saved}")
 
     def _ask(self, number: int, frame: Any) -> None:
         self.is_asked = True
+
+
+class _Others:
+    """The processes of a training, asked over a group of their own.
+
+    Args:
+        accelerator: Of the trainer; its own group is asked where no other can be made.
+    """
+
+    def __init__(self, accelerator: Any):
+        self.accelerator, self.group = accelerator, None
+        try:
+            if dist.is_gloo_available():
+                self.group = dist.new_group(backend="gloo")
+        except RuntimeError as error:  # no network that gloo could use
+            logger.warning(f"Processes ask each other for signals over the training's own group: {error}")
+        has_none = torch.tensor(float(self.group is None), device=accelerator.device)
+        if accelerator.reduce(has_none, reduction="sum").item() > 0:  # all or none
+            self.group = None
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process; waits for all of them."""
+        if self.group is None:
+            count = self.accelerator.reduce(torch.tensor(float(here), device=self.accelerator.device), reduction="sum")
+            return count.item() > 0
+        flag = torch.tensor([int(here)], dtype=torch.int32)
+        dist.all_reduce(flag, group=self.group)
+        return flag.item() > 0
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What a training run writes to its checkpoints beside the student, and how it comes back."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -14,10 +15,13 @@ from transformers.utils import logging
 from ..heads import folded, raw_parts, reset, restore
 from ..teacher import FrozenTeacher
 from . import checks
-from .complete import checkpoint_to_resume, clear, write_errors_in_words
+from .attempts import Attempt
+from .best import find_best
+from .complete import check_has_optimizer, checkpoint_to_resume, clear, write_errors_in_words
 from .hub import HubTrainer
 from .identity import differences, identity
 from .objective_state import GO_ON, describe, read_checkpoint, write_checkpoint
+from .pickles import GENERATORS, PICKLED, SCALER, WEIGHTS, pickles_in_words
 from .student_weights import is_plain_checkpoint, restore_weights
 
 logger = logging.get_logger(__name__)
@@ -57,6 +61,7 @@ class CheckpointingTrainer(HubTrainer):
     """What else a run must share with the one that it resumes, plain values by name, for whoever knows."""
 
     _known_identity: dict[str, Any] | None = None
+    _attempt: Attempt | None = None
 
     def _identity(self) -> dict[str, Any]:
         """What makes the run that goes on this one; looked up once."""
@@ -78,7 +83,7 @@ class CheckpointingTrainer(HubTrainer):
         Raises:
             ValueError: The checkpoint is not whole, or belongs to another run.
         """
-        resume, self._known_identity = resume_from_checkpoint or None, None
+        resume, self._known_identity, self._attempt = resume_from_checkpoint or None, None, None
         if resume is not None:
             meet = self.accelerator.wait_for_everyone
             resume = checkpoint_to_resume(resume, self.args.output_dir, is_writer=self.args.should_save, meet=meet)
@@ -100,6 +105,8 @@ class CheckpointingTrainer(HubTrainer):
         with write_errors_in_words(folder, self._last_saved):
             self._write_all(model, trial, folder)
         self._last_saved = str(folder)
+        if self._attempt is not None:
+            self._attempt.saved.append(folder)
 
     def _write_all(self, model: nn.Module, trial: Any, folder: Path) -> None:
         if self._telemetry is not None:
@@ -142,7 +149,8 @@ class CheckpointingTrainer(HubTrainer):
         if model is None and is_plain_checkpoint(self.model, resume_from_checkpoint):
             restore_weights(self.model, resume_from_checkpoint)
         else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            with pickles_in_words(resume_from_checkpoint, WEIGHTS):
+                super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         """As in `Trainer`, by the same route."""
@@ -161,14 +169,37 @@ class CheckpointingTrainer(HubTrainer):
             may_differ = self.args.resume_with_changes
             self._resumed = read_checkpoint(Path(checkpoint), self.objective, may_differ)
             check_same_run(checkpoint, self._resumed[1].get("run", {}), self._identity(), may_differ)
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
+            check_has_optimizer(Path(checkpoint), may_differ)
+            find_best(self.state, checkpoint, self.args.output_dir, self.args.load_best_model_at_end)
+            if self.args.auto_find_batch_size:
+                self.state.train_batch_size = self._train_batch_size  # that of this attempt
+            owners = {"optimizer.pt": self.optimizer, "scheduler.pt": self.lr_scheduler}
+            with pickles_in_words(checkpoint, PICKLED, owners):
+                super()._load_optimizer_and_scheduler(checkpoint)
             self._last_saved = checkpoint
             if self._resumed[0]:
                 self._objective_state.load_state(self._resumed[0], checkpoint)
             raw = {k.removeprefix(RAW_LAYER): v for k, v in self._resumed[0].items() if k.startswith(RAW_LAYER)}
             if self._serialized_layer is not None and raw:
                 restore(self._serialized_layer, raw)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """As in `Trainer`, with errors in words."""
+        with pickles_in_words(checkpoint, SCALER) if checkpoint is not None else nullcontext():
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """As in `Trainer`, with errors in words."""
+        with pickles_in_words(checkpoint, GENERATORS) if checkpoint is not None else nullcontext():
+            super()._load_rng_state(checkpoint)
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As in `Trainer`, which makes one step more in a run that was killed after its last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self._load_rng_state(kwargs.get("resume_from_checkpoint"))
+            self.control.should_training_stop = True
 
     def _restore_window(self) -> None:
         """Continue the logging window of a resumed run, so that its next record is the uninterrupted run's."""

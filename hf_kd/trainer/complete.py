@@ -22,7 +22,7 @@ from transformers.utils import (
     logging,
 )
 
-from .objective_state import MANIFEST_FILE, STATE_FILE
+from .objective_state import GO_ON, MANIFEST_FILE, STATE_FILE
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +33,7 @@ UNFINISHED = "checkpoint-is-incomplete.txt"
 """What `transformers` lays into a checkpoint while it saves at a signal."""
 
 NO_OPTIMIZER = "it has no optimizer"
+NO_MANIFEST = f"it has no `{MANIFEST_FILE}`"
 OPTIMIZER = ("optimizer.pt", "scheduler.pt")
 _INDICES = (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME)
 _WEIGHTS = (SAFE_WEIGHTS_NAME, WEIGHTS_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME, *_INDICES)
@@ -112,22 +113,57 @@ def checkpoints(folder: str | PathLike) -> list[Path]:
     return [path for _, path in sorted(numbered, reverse=True)]
 
 
+def lack(folder: Path) -> str | None:
+    """What a checkpoint without a `defect` does not have; None if it has all that a run goes on from.
+
+    It is one of `save_only_model` or of another trainer, or one that was half deleted, state last.
+    """
+    names = {path.name for path in folder.iterdir()}
+    if any(path.is_dir() for path in folder.iterdir()):  # FSDP and DeepSpeed keep the optimizer there
+        return None
+    if not names.issuperset(OPTIMIZER):
+        return NO_OPTIMIZER
+    return None if MANIFEST_FILE in names else NO_MANIFEST
+
+
 def last_complete(folder: str | PathLike) -> tuple[Path | None, dict[Path, str]]:
     """The last whole checkpoint of a run, and what is wrong with each one after it.
 
-    One without an optimizer is passed over as long as there is one that has it: it may be half deleted.
+    One that lacks the optimizer or the manifest is passed over as long as there is one that has them: it may be half
+    deleted.
     """
     defects: dict[Path, str] = {}
-    without: list[Path] = []
+    lacking: dict[Path, str] = {}
     for path in checkpoints(folder):
         wrong = defect(path)
         if wrong is not None:
             defects[path] = wrong
-        elif all((path / name).is_file() for name in OPTIMIZER) or any(part.is_dir() for part in path.iterdir()):
-            return path, defects | dict.fromkeys(without, NO_OPTIMIZER)
-        else:
-            without.append(path)
-    return (without[0] if without else None), defects
+            continue
+        missing = lack(path)
+        if missing is None:
+            return path, defects | lacking
+        lacking[path] = missing
+    return next(iter(lacking), None), defects
+
+
+def check_has_optimizer(folder: Path, may_differ: bool) -> None:
+    """Refuse to go on from the student alone, or say what starts over.
+
+    Raises:
+        ValueError: There is no optimizer, and the run may not differ.
+    """
+    if lack(folder) != NO_OPTIMIZER:
+        return
+    said = (
+        f"`train(resume_from_checkpoint={str(folder)!r})` holds the student without its optimizer (`save_only_model`):"
+        " the optimizer, the schedule of the learning rate and the random draws would start over within the run"
+    )
+    if not may_differ:
+        raise ValueError(
+            f"{said}. Start a new run from these weights: the folder is a model that can be loaded. To have runs that "
+            f"can be resumed, save with `save_only_model=False`.{GO_ON}"
+        )
+    logger.warning(f"{said.replace('would start', 'start')}, as `resume_with_changes` says.")
 
 
 def checkpoint_to_resume(
@@ -155,7 +191,7 @@ def checkpoint_to_resume(
         wrong = defect(folder)
         if wrong is not None:
             cannot = wrong if wrong.startswith("cannot") else f"cannot go on from there: {wrong}"
-            raise ValueError(f"{owner} {cannot}.{_instead(folder)}")
+            raise ValueError(f"{owner} {cannot}.{another_than(folder)}")
         return str(folder)
     last, defects = last_complete(output_dir)
     meet()
@@ -163,7 +199,7 @@ def checkpoint_to_resume(
         raise ValueError(f"`train(resume_from_checkpoint=True)`: {none_in(output_dir, defects)}")
     for path, wrong in defects.items():
         logger.warning(f"{path} is not whole ({wrong}): it is passed over, and the run goes on from {last.name}.")
-        if is_writer and wrong != NO_OPTIMIZER:
+        if is_writer and wrong not in (NO_OPTIMIZER, NO_MANIFEST):
             shutil.rmtree(path, ignore_errors=True)
     return str(last)
 
@@ -175,9 +211,10 @@ def none_in(output_dir: str, defects: dict[Path, str]) -> str:
     return f"{str(output_dir)!r} {what}. Leave it out to start from the beginning."
 
 
-def _instead(folder: Path) -> str:
+def another_than(folder: Path) -> str:
+    """Which checkpoint to resume from instead of one that cannot be."""
     last, _ = last_complete(folder.parent)
-    named = _FOLDER.fullmatch(folder.name) is not None and last is not None
+    named = _FOLDER.fullmatch(folder.name) is not None and last not in (None, folder)
     return f" The last whole one beside it is {str(last)!r}." if named else " Resume from another checkpoint."
 
 

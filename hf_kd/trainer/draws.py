@@ -15,6 +15,18 @@ from torch.utils.data import Dataset, IterableDataset
 from ..seeding import State, random_state, seed_all, seeded, set_random_state
 
 
+def generator_states() -> tuple[State, list[torch.Tensor]]:
+    """All generators that a training draws from, devices' too."""
+    return random_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+
+
+def set_generator_states(states: tuple[State, list[torch.Tensor]]) -> None:
+    """Go back to `generator_states`."""
+    set_random_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+
+
 class Epoch:
     """The number of the current epoch.
 

@@ -255,6 +255,9 @@ def provenance(trainer: Any) -> dict[str, Any]:
     teacher = trainer.teacher
     label_map = getattr(teacher, "label_map", None)
     has_map = label_map is not None and not label_map.is_identity
+    settings = {name: _plain(getattr(args, name)) for name in SETTINGS}
+    if args.auto_find_batch_size:
+        settings["per_device_train_batch_size"] = trainer._train_batch_size  # what was found
     return {
         "format": 1,
         "hf_kd": __version__,
@@ -270,7 +273,7 @@ def provenance(trainer: Any) -> dict[str, Any]:
         "label_map": label_map.to_dict() if has_map else None,
         "problem_type": trainer.problem_type,
         "seed": args.seed,
-        "training": {name: _plain(getattr(args, name)) for name in SETTINGS},
+        "training": settings,
         "environment": environment(args),
     }
 

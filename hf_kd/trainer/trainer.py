@@ -28,6 +28,7 @@ from ..teacher_cache import TeacherCache
 from ..temperatures import Progress
 from ..training_args import DistillationTrainingArguments
 from . import checks
+from .attempts import begin_attempt
 from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mean_task_loss, row_values
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, initialized, join_optimizer
@@ -289,11 +290,15 @@ class DistillationTrainer(SearchingTrainer):
 
     # ---- Training
 
-    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Bind everything that belongs to one run, then train."""
+    def _inner_training_loop(self, batch_size: int | None = None, **kwargs: Any) -> TrainOutput:
+        """Bind everything that belongs to one run, then train; again if that ran out of memory."""
+        begin_attempt(self, kwargs, batch_size)
         self._begin_run()
+        if self._attempt is not None:
+            self._attempt.keep_objective()
         try:
-            output = super()._inner_training_loop(*args, **kwargs)
+            output = super()._inner_training_loop(batch_size, **kwargs)
+            self._attempt = None
         finally:
             self._telemetry = None
             if self._extras is not None:
