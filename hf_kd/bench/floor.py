@@ -86,7 +86,7 @@ class BareLoop:
         self.device, self.precision = trainer.accelerator.device, trainer.accelerator.mixed_precision
         student = student.to(self.device).train()
         if args.gradient_checkpointing:
-            student.gradient_checkpointing_enable(gradient_checkpointing_kwargs=args.gradient_checkpointing_kwargs)
+            _checkpoint_activations(student, args.gradient_checkpointing_kwargs)
         self.parameters = [p for p in student.parameters() if p.requires_grad]
         self.optimizer = _optimizer(trainer, student)
         self.columns = model_columns(student)
@@ -174,6 +174,15 @@ class BareLoop:
                 yield group
             if is_empty:
                 return
+
+
+def _checkpoint_activations(student: nn.Module, options: dict[str, Any] | None) -> None:
+    """As the Trainer does; the name of both the setting and the method changed within transformers 5."""
+    given = dict(options or {})
+    own = {name: given.pop(name) for name in ("every_n_layers", "offload") if name in given}
+    kind = "activation" if hasattr(student, "activation_checkpointing_enable") else "gradient"
+    enable = getattr(student, f"{kind}_checkpointing_enable")
+    enable(**{f"{kind}_checkpointing_kwargs": given or None}, **own)
 
 
 def _optimizer(trainer: DistillationTrainer, student: nn.Module) -> torch.optim.Optimizer:

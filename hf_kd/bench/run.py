@@ -96,7 +96,7 @@ def run_bench(
     if threads is not None:
         check_number("run_bench", "threads", threads, "it counts threads of torch. Pass e.g. 1.", low=1, whole=True)
     config = config if isinstance(config, ExperimentConfig) else parse_config(config)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, _threads(threads):
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, number_of_threads(threads):
         loops = Loops(timed_config(config, folder, warmup + steps), task, steps, warmup)
         loops.settle()
         notes = loops.prepare(with_trainer)
@@ -110,7 +110,8 @@ def run_bench(
 
 
 @contextmanager
-def _threads(wanted: int | None) -> Iterator[None]:
+def number_of_threads(wanted: int | None) -> Iterator[None]:
+    """So many threads of torch inside, and what there were after it."""
     before = torch.get_num_threads()
     if wanted is not None:
         torch.set_num_threads(int(wanted))
