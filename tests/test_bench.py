@@ -545,11 +545,11 @@ def test_the_command_refuses_in_words(given, tmp_path, monkeypatch):
 def test_two_processes_speak_with_one_voice(given, tmp_path):
     """Every process must run every loop, or the collectives of one wait for the other for ever."""
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launcher, "-m", "hf_kd", "bench", "config.yaml", "--trainer"]
     command += ["--steps", "2", "--warmup", "1", "--repeats", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("repeat 1 of 2") == 1
     result = read_bench(tmp_path / "bench.json")

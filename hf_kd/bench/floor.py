@@ -97,8 +97,9 @@ class BareLoop:
             student = torch.compile(student, backend=args.torch_compile_backend, mode=args.torch_compile_mode)
         if trainer.accelerator.num_processes > 1:
             devices = None if self.device.type == "cpu" else [self.device.index]
-            unused = bool(args.ddp_find_unused_parameters)
-            student = DistributedDataParallel(student, device_ids=devices, find_unused_parameters=unused)
+            handler = trainer.accelerator.ddp_handler  # what the arguments say of it, as the Trainer reads them
+            options = {} if handler is None else handler.to_kwargs()
+            student = DistributedDataParallel(student, device_ids=devices, **options)
         self.student = student
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
 
