@@ -147,7 +147,7 @@ def _with(loops, other):
 
 def test_clocks_change_no_step(given, digits, tmp_path):
     """Patched methods that lose an argument or a return value would time another training."""
-    given = {**given, "method": {"name": "ctkd"}}
+    given = with_training({**given, "method": {"name": "ctkd"}}, gradient_accumulation_steps=2)  # 32 and 28 rows
     first, second = (made(given, digits, tmp_path / name, 4) for name in ("a", "b"))
     first.loops[OURS]()
     second.loops[CLOCKED]()
