@@ -95,7 +95,7 @@ def without_teacher(given):
 def made(given, digits, folder, steps, with_trainer=False):
     """The loops of a bench, with nothing trained yet."""
     loops = Loops(timed_config(parse_config(given), str(folder), steps), digits, steps - 1, 1)
-    loops.prepare(with_trainer)
+    loops.prepare(True, with_trainer)
     return loops
 
 
@@ -322,6 +322,47 @@ def test_settings_that_evaluate_save_and_stop_are_left_out(given, digits):
     result = run_bench(given, task=digits, steps=5, warmup=1, repeats=2)  # more than the one epoch
     assert all(block.steps == 5 for block in result.blocks)
     assert result.config["training"]["eval_strategy"] == "epoch", "the result says what was given"
+
+
+def test_without_the_bare_loops(given, digits, monkeypatch):
+    """A student that fills the device leaves no room for a second one; that is said, and there is a way round it."""
+    monkeypatch.setattr(Loops, "_another_student", None)
+    result = run_bench(given, task=digits, with_floor=False, **QUICK)
+    assert result.loops == [OURS, CLOCKED]
+    assert result.rows_per_second > 0
+
+
+def test_no_room_for_a_second_student_is_said_in_words(given, digits, monkeypatch):
+    def full(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("hf_kd.bench.floor.BareLoop.run", full)
+    with pytest.raises(ConfigError, match="--no-floor"):
+        run_bench(given, task=digits, **QUICK)
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+def test_a_teacher_that_is_the_student_without_its_adapter(given, digits, tmp_path):
+    """The floor needs a base of its own: our student's, while that one trains, is a third model."""
+    ids = {"id2label": digits.id2label, "label2id": digits.label2id}
+    model = classifier("vit", 1, classes=10, **ids)
+    torch.nn.init.normal_(model.classifier.bias)  # as if trained
+    model.save_pretrained(tmp_path / "base")
+    digits.processing_class.save_pretrained(tmp_path / "base")
+    student = {"model": str(tmp_path / "base"), "peft": {"type": "lora", "r": 2}}
+    given = {**given, "teacher": {"model": "self"}, "student": student}
+    loops = made(given, digits, tmp_path, 3)
+    mine, floor = ways(loops, loops.bare.student)
+    assert relative_difference(floor, mine) < SAME
+
+
+def test_a_teacher_that_lacks_classes(given, digits, tmp_path):
+    names = [str(i) for i in range(7)]
+    ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    classifier("vit", 9, classes=7, **ids).save_pretrained(tmp_path / "teacher")
+    result = run_bench({**given, "teacher": {"model": str(tmp_path / "teacher")}}, task=digits, **QUICK)
+    assert BARE_BOTH in result.loops
+    assert "does not know" in result.cache.why_not
 
 
 @pytest.mark.parametrize(

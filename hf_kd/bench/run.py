@@ -63,6 +63,7 @@ def run_bench(
     warmup: int = 5,
     repeats: int = 5,
     threads: int | None = None,
+    with_floor: bool = True,
     with_trainer: bool = False,
     task: Task | None = None,
     on_repeat: Callable[[int, list[Block]], None] | None = None,
@@ -83,6 +84,7 @@ def run_bench(
         warmup: Steps of each block before its clock starts, >= 1.
         repeats: Blocks of each loop, >= 2.
         threads: For torch on the processor; None leaves it as it is.
+        with_floor: Also time the bare loops. They need a second student with an optimizer of its own.
         with_trainer: Also time the plain `Trainer`.
         task: The data that `config.data` describes, where the caller has loaded it already.
         on_repeat: Told, after each repeat, its number from 0 and its blocks.
@@ -99,7 +101,7 @@ def run_bench(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, number_of_threads(threads):
         loops = Loops(timed_config(config, folder, warmup + steps), task, steps, warmup)
         loops.settle()
-        notes = loops.prepare(with_trainer)
+        notes = loops.prepare(with_floor, with_trainer)
         blocks = []
         for repeat in range(repeats):
             blocks += loops.repeat(repeat)
@@ -177,7 +179,7 @@ class Loops:
         self._clocked(self.memory)
         self.memory_bytes = self.memory.end()
 
-    def prepare(self, with_trainer: bool) -> list[str]:
+    def prepare(self, with_floor: bool, with_trainer: bool) -> list[str]:
         """Make the other loops.
 
         Returns:
@@ -185,17 +187,17 @@ class Loops:
         """
         notes = []
         self.loops = {OURS: self._ours, CLOCKED: self._clocked}
-        problem = floor_problem(self.trainer)
-        if problem is None:
+        problem = floor_problem(self.trainer) if with_floor else None
+        if problem is not None:
+            notes.append(problem)
+        elif with_floor:
             self.bare = BareLoop(self.trainer, self._another_student())
             if self.is_taught:
                 self.loops[BARE_BOTH] = lambda: self._bare(True)
             self.loops[BARE_STUDENT] = lambda: self._bare(False)
-        else:
-            notes.append(problem)
         if with_trainer:
             self._add_plain_trainer(notes)
-        if self.trainer.mixing is not None:
+        if self.trainer.mixing is not None and self.bare is not None:
             notes.append("Rows are mixed (mixup, CutMix) in the training, not in the bare loops.")
         return notes
 
@@ -205,10 +207,24 @@ class Loops:
         turn = number % len(names)
         blocks = []
         for place, name in enumerate(names[turn:] + names[:turn]):
-            clock, rows, parts = self.loops[name]()
+            clock, rows, parts = self._timed(name)
             rows = None if rows is None else rows * self.trainer.accelerator.num_processes
             blocks.append(Block(name, number, place, self.steps, clock.seconds, clock.cpu_seconds, rows, parts))
         return blocks
+
+    def _timed(self, name: str) -> tuple[Clock, int | None, dict[str, float] | None]:
+        try:
+            return self.loops[name]()
+        except torch.OutOfMemoryError as error:
+            if name in (OURS, CLOCKED) and self.bare is None and self.plain is None:
+                raise
+            raise ConfigError(
+                [
+                    "training.per_device_train_batch_size: training fits on the device, but not beside the second "
+                    "student, with its optimizer, of the loops that it is compared with. Lower it, or do without "
+                    "them: --no-floor, and no --trainer."
+                ]
+            ) from error
 
     def _another_student(self) -> torch.nn.Module:
         """One with the same weights at the start, and none in common."""
@@ -327,13 +343,15 @@ class Loops:
         return CacheEstimate(self.task.num_train_rows, classes, self._why_not_stored())
 
     def _why_not_stored(self) -> str | None:
-        """Why answers given once would not be those of a step."""
+        """Why answers of a live teacher, given once, would not be those of a step, or cannot be kept."""
         if self.config.teacher is not None and self.config.teacher.model == SELF:
             return "the teacher is the student without its adapter"
         if self.config.data.streaming:
             return "rows are streamed"
         if self.config.data.augmentation is not None or self.trainer.mixing is not None:
             return "training rows are augmented, and look different in each epoch"
+        if self.trainer.teacher.shared is not None:
+            return "the teacher does not know all classes"
         if any(name.startswith("teacher_") for name in self.trainer.objective.needs):
             return "a loss reads the teacher's features, not its logits alone"
         return None

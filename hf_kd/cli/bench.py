@@ -44,6 +44,7 @@ def bench(
     warmup: Annotated[int, typer.Option(min=1, help="Steps of each block before its clock starts.")] = 5,
     repeats: Annotated[int, typer.Option(min=2, help="Blocks of each loop.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch. Default: as it is.")] = None,
+    floor: Annotated[bool, typer.Option(help="Compare with bare loops, which need a second student.")] = True,
     trainer: Annotated[bool, typer.Option("--trainer", help="Time the plain Trainer on the student too.")] = False,
     output: Annotated[Path, typer.Option(help="Where the JSON goes.")] = OUTPUT,
     debug: Debug = False,
@@ -63,6 +64,7 @@ def bench(
             warmup=warmup,
             repeats=repeats,
             threads=threads,
+            with_floor=floor,
             with_trainer=trainer,
             on_repeat=lambda number, blocks: _say_repeat(number, repeats, blocks),
         )
