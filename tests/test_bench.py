@@ -533,7 +533,7 @@ def shown(result, capsys):
 def test_tables_and_sentences(capsys):
     text = shown(synthetic(notes=["a note"]), capsys)
     assert "teacher forward 63.00 (52.50–73.50) 40.0%" in text
-    assert "With these clocks a step took 158 ms (131–184), without them 150 ms (125–175) (+5%)" in text
+    assert "With these clocks a step took 158 ms (131–184), without them 150 ms (125–175) (+5% in pairs)" in text
     assert "bare loop of both models 136 (114–159) 1.100 (1.100–1.100) 1.100" in text
     assert "6.667 steps, 213 images per second" in text
     assert "Memory: 3.0 MiB (of a test)." in text
@@ -579,6 +579,11 @@ def test_the_command_refuses_in_words(given, tmp_path, monkeypatch):
     assert "training.learning_rte" in done.output
     done = CliRunner().invoke(app, ["bench", "config.yaml", "--repeats", "1"])
     assert done.exit_code == 2
+    for output, why in ((".", "is a folder"), ("config.yaml/bench.json", "cannot write")):
+        done = CliRunner().invoke(app, ["bench", "config.yaml", "--output", output])
+        assert done.exit_code == 2
+        assert why in done.output
+        assert "repeat" not in done.output, "said before minutes are spent, not after"
     assert list(tmp_path.glob("*.json")) == []
 
 

@@ -2,7 +2,7 @@
 
 from .advice import RULES, Profile, Rule, first_thing
 from .cache import CacheEstimate
-from .result import PARTS, BenchResult, Block, Spread, read_bench, write_bench
+from .result import PARTS, BenchResult, Block, Spread, check_output, read_bench, write_bench
 from .run import run_bench
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Profile",
     "Rule",
     "Spread",
+    "check_output",
     "first_thing",
     "read_bench",
     "run_bench",

@@ -1,6 +1,7 @@
 """What a bench found: raw blocks of steps, and medians with quartiles over them."""
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -183,6 +184,27 @@ def _scaled(values: Spread, factor: float) -> dict[str, float]:
     return {name: value * factor for name, value in values._asdict().items()}
 
 
+def check_output(path: str | Path) -> None:
+    """Refuse a file that `write_bench` could not write, before anything is measured.
+
+    Raises:
+        ConfigError: It is a folder, or its folder cannot be made or written to.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise ConfigError([f"output: {str(path)!r} is a folder. Name a file, e.g. {str(path / 'bench.json')!r}."])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError([f"output: cannot write {str(path)!r}: {error.strerror}. Choose another file."])
+
+
 def write_bench(result: BenchResult, path: str | Path) -> Path:
     """Write everything as JSON: the summary, what was measured on what, and each block.
 
@@ -198,7 +220,7 @@ def write_bench(result: BenchResult, path: str | Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError([f"output: cannot write {str(path)!r}: {error.strerror}. Choose another file."]) from error
+        raise _unwritable(path, error) from error
     return path
 
 

@@ -55,11 +55,13 @@ def bench(
     ran one after the other. Nothing is trained to keep: only the JSON is written.
     """
     with reported(debug, resume=GO_ON), fonts_in_scratch():
-        from ..bench import run_bench, write_bench
+        from ..bench import check_output, run_bench, write_bench
         from ..experiment import load_config
 
+        given = load_config(config, overrides or ())
+        check_output(output)
         result = run_bench(
-            load_config(config, overrides or ()),
+            given,
             steps=steps,
             warmup=warmup,
             repeats=repeats,
@@ -136,8 +138,8 @@ def _say_clocks(result: "BenchResult") -> None:
     if abs(result.clocks_cost) > NOTICEABLE:
         say(
             f"With these clocks a step took {_ms(with_clocks.median)} ms {_quartiles(with_clocks)}, without them "
-            f"{_ms(without.median)} ms {_quartiles(without)} ({result.clocks_cost:+.0%}): take the shares for what "
-            "they are worth."
+            f"{_ms(without.median)} ms {_quartiles(without)} ({result.clocks_cost:+.0%} in pairs): take the shares "
+            "for what they are worth."
         )
 
 
