@@ -1,9 +1,9 @@
-"""The command line, `hf-kd`: one file per command. Only this room prints.
+"""The command line, `hf-kd`: one file per command.
 
-Everything heavy is imported inside the commands, so that `--help` answers at once.
+Only this room prints. Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
-from . import runs, tune, cache, add_logits, evaluate, push, demo, methods  # noqa: F401, I001 - each adds its commands, in the order of `--help`
+from . import runs, tune, bench, cache, add_logits, evaluate, push, demo, methods  # noqa: F401, I001 - each adds its commands, in the order of `--help`
 from .common import app
 
 __all__ = ["app", "main"]
