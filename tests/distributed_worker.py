@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import invariance
+import recomputing
 import torch
 from tiny import (
     LABELS,
@@ -100,6 +101,14 @@ def cell(folder, which, rows):
     """One step of a cell of `invariance`: at once on one process, in two micro-batches of 4 on each of two."""
     trainer, moved = invariance.one_step(folder, which, rows, *((rows, 1) if WORLD == 1 else (4, 2)))
     return result(trainer) | {"update": moved}
+
+
+def recomputed(folder, name, kind, reentrant):
+    """One step of eight rows: without activation checkpointing on one process, with it on two."""
+    kwargs = None if WORLD == 1 else {"use_reentrant": reentrant}
+    trainer, _, before = recomputing.step(folder, name, kind, kwargs, size=8 // WORLD, dropout=False)
+    ways = recomputing.moved(trainer, before).values()
+    return result(trainer) | {"update": torch.cat([way.double().flatten() for way in ways])}
 
 
 def other_head(folder, problem, labels):
@@ -324,6 +333,8 @@ def cases():
         found[f"baseline-{architecture}"] = partial(one_step, architecture=architecture, rows=rows, kd_weight=0.0)
     one_sided = examples("bert", 8)[:4] + examples("bert", 8, "unlabelled")[4:]
     found["labels-on-one-process"] = partial(one_step, architecture="bert", rows=one_sided, accumulation=1)
+    for name, kind, reentrant in (("bert", "ctkd", False), ("vit", "lora", True), ("vit", "projector", True)):
+        found[f"recomputed-{name}-{kind}"] = partial(recomputed, name=name, kind=kind, reentrant=reentrant)
     for problem, labels in itertools.product(PROBLEMS, LABELS):
         found[f"head-{problem}-{labels}"] = partial(other_head, problem=problem, labels=labels)
     weighed = examples("bert", RAGGED, "mixed")

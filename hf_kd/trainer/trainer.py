@@ -31,6 +31,7 @@ from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mea
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_shape, check_problem_type, problem_type_of
+from .recomputation import check_recomputation
 from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
 from .search import SearchingTrainer
@@ -127,6 +128,7 @@ class DistillationTrainer(SearchingTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         checks.check_parallelism(self.accelerator, teacher_model)
+        check_recomputation(self.model, args, self.accelerator)
         checks.check_milestones(args.lr_milestones, train_dataset)
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
