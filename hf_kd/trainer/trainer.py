@@ -128,7 +128,6 @@ class DistillationTrainer(SearchingTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         checks.check_parallelism(self.accelerator, teacher_model)
-        check_recomputation(self.model, args, self.accelerator)
         checks.check_milestones(args.lr_milestones, train_dataset)
         self.label_name = checks.single_label_name(self.label_names)
         self._bind_student()
@@ -153,6 +152,7 @@ class DistillationTrainer(SearchingTrainer):
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
         student = self.accelerator.unwrap_model(self.model)
+        check_recomputation(student, self.args, self.accelerator)
         self.problem_type = problem_type_of(self.model)
         self._student_columns = model_columns(student)
         warn_if_head_is_lost(student)
