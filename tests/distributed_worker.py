@@ -111,6 +111,26 @@ def recomputed(folder, name, kind, reentrant):
     return result(trainer) | {"update": torch.cat([way.double().flatten() for way in ways])}
 
 
+def compiled(folder, first, kind="bert"):
+    """Two epochs, compiled on two processes; `first` evaluates before."""
+    rows = Rows(examples(kind, RAGGED, "mixed"))
+    trainer = build_trainer(
+        folder,
+        classifier(kind, 0),
+        classifier(kind, 1),
+        rows,
+        trainer={"eval_dataset": rows},
+        method="ctkd",
+        per_device_train_batch_size=8 // WORLD,
+        num_train_epochs=2,
+        torch_compile_backend=None if WORLD == 1 else "eager",
+    )
+    if first:
+        trainer.evaluate()
+    trainer.train()
+    return result(trainer, weights(classifier(kind, 0))) | {"wrapped": type(trainer.model_wrapped).__name__}
+
+
 def other_head(folder, problem, labels):
     """Two steps of a head for several labels or numbers, then an evaluation of thirteen rows."""
     loss = BernoulliKLLoss(2.0) if problem == "several-labels" else LogitMSELoss()
@@ -335,6 +355,8 @@ def cases():
     found["labels-on-one-process"] = partial(one_step, architecture="bert", rows=one_sided, accumulation=1)
     for name, kind, reentrant in (("bert", "ctkd", False), ("vit", "lora", True), ("vit", "projector", True)):
         found[f"recomputed-{name}-{kind}"] = partial(recomputed, name=name, kind=kind, reentrant=reentrant)
+    for first in (False, True):
+        found[f"compiled-{'evaluated-first' if first else 'at-once'}"] = partial(compiled, first=first)
     for problem, labels in itertools.product(PROBLEMS, LABELS):
         found[f"head-{problem}-{labels}"] = partial(other_head, problem=problem, labels=labels)
     weighed = examples("bert", RAGGED, "mixed")

@@ -121,6 +121,15 @@ def test_activation_checkpointing_on_two_processes_is_the_step_of_one_without(bo
     assert relative_difference(two["update"], one["update"]) < TOLERANCE
 
 
+@named("compiled-")
+def test_a_compiled_student_on_two_processes_is_the_plain_one_of_one(both):
+    """The wrapper that compiles lies around the one that averages: either could be left out, or saved."""
+    one, two = both
+    assert (one["wrapped"], two["wrapped"]) == ("BertForSequenceClassification", "OptimizedModule")
+    assert two["is_equal_everywhere"]
+    assert relative_difference(two["update"], one["update"]) < 10 * TOLERANCE  # four steps
+
+
 @named("relation-", "mixed-relation-")
 def test_batch_relations_are_the_same_on_two_processes(both):
     """Each process alone would compare its own half of the rows: another loss, under the same name. 14 rows end in a

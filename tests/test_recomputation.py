@@ -77,7 +77,6 @@ def test_a_frozen_beginning_lets_gradients_through(name, tmp_path):
             activation_checkpointing=kwargs is not None, activation_checkpointing_kwargs=kwargs,
         )  # fmt: skip
         trainer.train()
-        assert not [hook for hook in student._forward_pre_hooks.values() if hook.__module__.startswith("hf_kd")]
         ways.append(moved(trainer, before))
     check_same(ways[1], ways[0])
 

@@ -2,11 +2,9 @@
 
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from transformers import TrainerCallback
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -56,36 +54,19 @@ def check_recomputation(model: nn.Module, args: Any, accelerator: Accelerator) -
         )
 
 
-class InputGradients(TrainerCallback):
-    """Lets gradients through to trained weights behind frozen ones, for the length of one training.
+def hides_gradients(student: nn.Module, args: Any) -> bool:
+    """Whether trained weights behind frozen ones would get no gradient: see `with_gradients`."""
+    return is_reentrant(args) and not all(parameter.requires_grad for parameter in student.parameters())
+
+
+def with_gradients(columns: dict[str, Any]) -> dict[str, Any]:
+    """The same inputs; numbers take part in the gradient, which nobody reads.
 
     A reentrant pass starts only where an input of the layer has a gradient. Behind frozen embeddings none has, so that
     an adapter in the layers would get no gradient at all, and only the head would learn. transformers marks the
     embeddings of tokens; images it leaves as they are.
     """
-
-    def __init__(self, trainer: Any):
-        self.trainer = trainer
-        self._handle: Any = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Start marking, if it is needed."""
-        self.on_train_end(args, state, control)
-        student = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        if is_reentrant(args) and not all(parameter.requires_grad for parameter in student.parameters()):
-            self._handle = student.register_forward_pre_hook(_mark, with_kwargs=True)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        """Stop."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
-
-
-def _mark(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-    if not module.training or not torch.is_grad_enabled():
-        return None
-    return tuple(map(_marked, args)), {name: _marked(value) for name, value in kwargs.items()}
+    return {name: _marked(value) for name, value in columns.items()}
 
 
 def _marked(value: Any) -> Any:

@@ -6,7 +6,6 @@ from transformers import EarlyStoppingCallback
 
 from ..training_args import DistillationTrainingArguments
 from .objective_state import ObjectiveSteps
-from .recomputation import InputGradients
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -35,6 +34,5 @@ def add_own_callbacks(trainer: Any) -> None:
     """What a `DistillationTrainer` adds to the callbacks that it is given."""
     args: DistillationTrainingArguments = trainer.args
     trainer.add_callback(ObjectiveSteps(trainer))
-    trainer.add_callback(InputGradients(trainer))
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStopping(args.early_stopping_patience, args.early_stopping_threshold))
