@@ -20,10 +20,11 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
     "functional": set(),
     "registry": set(),
     "temperatures": BASE,
-    "losses": {"temperatures"},
+    "memory": set(),
+    "losses": {"temperatures", "memory"},
     "testing": {"losses"},
     "batches": BASE,
-    "objective": {"losses", "batches"},
+    "objective": {"losses", "batches", "memory"},
     "methods": {"objective"},
     "inputs": BASE,
     "mixing": {"inputs"},
@@ -69,6 +70,7 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
 }
 TORCH_ONLY = (
     "functional",
+    "memory",
     "registry",
     "temperatures",
     "losses",
