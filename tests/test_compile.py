@@ -20,6 +20,10 @@ pytestmark = [
 TOLERANCE = 1e-5
 """Relative. Traced, the operations are the same; compiled, some are fused, with units of 1e-7 for each."""
 
+OF_A_TEMPERATURE = 2e-5
+"""Absolute. Its gradient is a small difference of large parts, and its rate here is 10: over two steps plain
+micro-batches of 2 move it by 7e-6 and inductor by 1.1e-5."""
+
 
 def projector():
     """What is learned beside the student, and looks into it with a hook."""
@@ -102,7 +106,7 @@ def check_same(found, expected):
     """Each by its own measure: a temperature of order 1 would hide a student that moves by 0.1."""
     assert expected[0].norm() > 1e-2
     for mine, other in zip(found, expected, strict=True):
-        assert (mine - other).norm() <= TOLERANCE * other.norm()
+        assert (mine - other).norm() <= TOLERANCE * other.norm() + (OF_A_TEMPERATURE if other.numel() == 1 else 0.0)
 
 
 def check_compiled(folder, case, backend):
