@@ -103,7 +103,7 @@ def add_adapter(model: PreTrainedModel, settings: "Mapping[str, Any] | PeftConfi
         if odd:
             raise ConfigError(odd)
         config = cls(**given)
-    heads = _head_paths(model)
+    heads = head_paths(model)
     if getattr(config, "target_modules", None) is None:
         config.target_modules = _adapted(model, heads)
     norms = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
@@ -122,7 +122,7 @@ def _why_not(key: str, kind: str, known: list[str]) -> str:
     return f"unknown setting of {kind!r}.{suggestion(key, known).split(' Available:')[0]}"
 
 
-def _head_paths(model: PreTrainedModel) -> list[str]:
+def head_paths(model: PreTrainedModel) -> list[str]:
     """The topmost modules outside of the backbone that hold weights."""
     backbone = getattr(model, model.base_model_prefix, None)
     children = [(name, child) for name, child in model.named_children() if child is not backbone]

@@ -22,6 +22,7 @@ from .batches import (
 )
 from .functional import REGRESSION, SINGLE_LABEL, upcast
 from .losses import DistillationLoss, LossOutput
+from .memory import identity_layer
 from .registry import check_flag, check_number
 from .temperatures import Progress, TemperatureStrategy
 
@@ -179,7 +180,7 @@ class DistillationObjective(nn.Module):
         if self.task_serialization:
             size, old = sizes["num_labels"], self.serialization
             if old is None or old.in_features != size or (old.bias is not None) != bias:
-                self.serialization = _identity(size, bias)
+                self.serialization = identity_layer(size, bias)
 
     @property
     def active_losses(self) -> list[DistillationLoss]:
@@ -412,14 +413,6 @@ def _mean(rows: Tensor, count: Tensor | float, row_weight: Tensor | None) -> Ten
 def _at_least_one(count: Tensor | float) -> Tensor | float:
     """1 instead of 0. Only 0 is replaced: a count may be a fraction, e.g. a share per process."""
     return torch.where(count > 0, count, 1) if isinstance(count, Tensor) else count or 1
-
-
-def _identity(size: int, bias: bool) -> nn.Linear:
-    layer = nn.Linear(size, size, bias=bias)
-    nn.init.eye_(layer.weight)
-    if bias:
-        nn.init.zeros_(layer.bias)
-    return layer
 
 
 def _blanked(logits: Tensor, row_weight: Tensor) -> Tensor:

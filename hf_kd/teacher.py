@@ -23,6 +23,7 @@ from .adapters import SELF, OwnBase
 from .functional import SINGLE_LABEL, upcast
 from .inputs import TEACHER_LOGITS, TEACHER_PREFIX, logits_of, model_columns, teacher_inputs
 from .label_map import LabelMap, match_models
+from .quantization import is_quantized, quantization_config
 from .registry import ConfigError
 
 logger = logging.get_logger(__name__)
@@ -55,6 +56,8 @@ def load_teacher(
     dtype: str | torch.dtype = "auto",
     trust_remote_code: bool = False,
     use_safetensors: bool = True,
+    load_in_8bit: bool = False,
+    load_in_4bit: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a classifier from the Hub or a folder and refuse one whose weights are not all there.
@@ -65,18 +68,30 @@ def load_teacher(
         dtype: Precision to hold the teacher in; "auto" keeps the checkpoint's.
         trust_remote_code: Run code that comes with the model.
         use_safetensors: Read the safetensors format only; pickled weights can run code when they are read.
+        load_in_8bit: Hold the weights of linear layers but the head's in 8 bits. Needs bitsandbytes.
+        load_in_4bit: In 4 bits (NormalFloat), multiplied in `dtype`, in float32 for "auto". Needs bitsandbytes.
         **kwargs: Handed to `from_pretrained`.
 
     Raises:
+        ConfigError: bitsandbytes is missing, or both of its settings are asked for.
         OSError: It cannot be found, or has no weights in safetensors.
         ValueError: The checkpoint lacks weights (a freshly initialised head, typically), or the architecture has no
             classification head.
     """
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
     config = AutoConfig.from_pretrained(name_or_path, **source)
-    model, info = load_checkpoint(
-        auto_class(config), name_or_path, dtype=dtype, use_safetensors=use_safetensors, **source, **kwargs
+    auto = auto_class(config)
+    quantization = quantization_config(
+        auto,
+        config,
+        load_in_8bit=load_in_8bit,
+        load_in_4bit=load_in_4bit,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
     )
+    if quantization is not None:
+        kwargs["quantization_config"] = quantization
+    model, info = load_checkpoint(auto, name_or_path, dtype=dtype, use_safetensors=use_safetensors, **source, **kwargs)
     fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if fresh:
         raise ValueError(
@@ -212,6 +227,8 @@ class FrozenTeacher:
                 f"{', '.join(batch)}: it would run on nothing. Name its arguments after the columns, with or "
                 f"without the prefix `{TEACHER_PREFIX}`; a function may take `**columns`."
             )
+        if self._is_placed() and isinstance(getattr(self.model, "device", None), torch.device):
+            inputs = {k: v.to(self.model.device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
         weights = (p for p in self.model.parameters() if p.is_floating_point()) if self._is_module else ()
         dtype = next((weight.dtype for weight in weights), None)
         if dtype is None or accelerator.native_amp:
@@ -222,8 +239,7 @@ class FrozenTeacher:
     def _place(self, device: torch.device) -> None:
         if self._device == device:
             return
-        is_placed = getattr(self.model, "is_quantized", False) or getattr(self.model, "hf_device_map", None)
-        if not is_placed:  # quantised and dispatched models sit where loading put them and refuse to move
+        if not self._is_placed():
             self.model.to(device)
         self._device = device
 
@@ -232,6 +248,10 @@ class FrozenTeacher:
         if self._device is not None:
             self._place(torch.device("cpu"))
             self._device = None
+
+    def _is_placed(self) -> bool:
+        """Whether loading put it where it is: quantised and dispatched models refuse to move."""
+        return self._is_module and bool(is_quantized(self.model) or getattr(self.model, "hf_device_map", None))
 
 
 def _is_array(outputs: Any) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import invariance
+import recomputing
 import sigterm_worker
 import torch
 from tiny import (
@@ -101,6 +102,34 @@ def cell(folder, which, rows):
     """One step of a cell of `invariance`: at once on one process, in two micro-batches of 4 on each of two."""
     trainer, moved = invariance.one_step(folder, which, rows, *((rows, 1) if WORLD == 1 else (4, 2)))
     return result(trainer) | {"update": moved}
+
+
+def recomputed(folder, name, kind, reentrant):
+    """One step of eight rows: without activation checkpointing on one process, with it on two."""
+    kwargs = None if WORLD == 1 else {"use_reentrant": reentrant}
+    trainer, _, before = recomputing.step(folder, name, kind, kwargs, size=8 // WORLD, dropout=False)
+    ways = recomputing.moved(trainer, before).values()
+    return result(trainer) | {"update": torch.cat([way.double().flatten() for way in ways])}
+
+
+def compiled(folder, first, kind="bert"):
+    """Two epochs, compiled on two processes; `first` evaluates before."""
+    rows = Rows(examples(kind, RAGGED, "mixed"))
+    trainer = build_trainer(
+        folder,
+        classifier(kind, 0),
+        classifier(kind, 1),
+        rows,
+        trainer={"eval_dataset": rows},
+        method="ctkd",
+        per_device_train_batch_size=8 // WORLD,
+        num_train_epochs=2,
+        torch_compile_backend=None if WORLD == 1 else "eager",
+    )
+    if first:
+        trainer.evaluate()
+    trainer.train()
+    return result(trainer, weights(classifier(kind, 0))) | {"wrapped": type(trainer.model_wrapped).__name__}
 
 
 def other_head(folder, problem, labels):
@@ -357,6 +386,10 @@ def cases():
     found["trajectory-cached"] = partial(cached, method="ctkd")
     one_sided = examples("bert", 8)[:4] + examples("bert", 8, "unlabelled")[4:]
     found["labels-on-one-process"] = partial(one_step, architecture="bert", rows=one_sided, accumulation=1)
+    for name, kind, reentrant in (("bert", "ctkd", False), ("vit", "lora", True), ("vit", "projector", True)):
+        found[f"recomputed-{name}-{kind}"] = partial(recomputed, name=name, kind=kind, reentrant=reentrant)
+    for first in (False, True):
+        found[f"compiled-{'evaluated-first' if first else 'at-once'}"] = partial(compiled, first=first)
     for problem, labels in itertools.product(PROBLEMS, LABELS):
         found[f"head-{problem}-{labels}"] = partial(other_head, problem=problem, labels=labels)
     weighed = examples("bert", RAGGED, "mixed")

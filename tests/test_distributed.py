@@ -111,6 +111,25 @@ def test_one_step_is_the_same_on_two_processes(both):
     assert two["is_equal_everywhere"]
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # PEFT asks for it
+@named("recomputed-")
+def test_activation_checkpointing_on_two_processes_is_the_step_of_one_without(both):
+    """DDP counts a weight's gradients, and a reentrant pass brings them in a backward pass of its own."""
+    one, two = both
+    assert two["is_equal_everywhere"]
+    assert one["update"].norm() > 1e-2
+    assert relative_difference(two["update"], one["update"]) < TOLERANCE
+
+
+@named("compiled-")
+def test_a_compiled_student_on_two_processes_is_the_plain_one_of_one(both):
+    """The wrapper that compiles lies around the one that averages: either could be left out, or saved."""
+    one, two = both
+    assert (one["wrapped"], two["wrapped"]) == ("BertForSequenceClassification", "OptimizedModule")
+    assert two["is_equal_everywhere"]
+    assert relative_difference(two["update"], one["update"]) < 10 * TOLERANCE  # four steps
+
+
 @named("relation-", "mixed-relation-")
 def test_batch_relations_are_the_same_on_two_processes(both):
     """Each process alone would compare its own half of the rows: another loss, under the same name. 14 rows end in a

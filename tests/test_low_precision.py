@@ -1,6 +1,7 @@
 """Every method's whole objective at the edges of its numbers: half precision, huge logits, many classes, one row."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -9,15 +10,15 @@ from cases import LOSS_CASES, NUM_LABELS, TEMPERATURE_CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_kd import build_objective
+from hf_kd import build_objective, memory
 from hf_kd.methods import METHODS
 from hf_kd.temperatures import Progress
 from hf_kd.testing.extras import prepared
 
 MANY = 21_843  # ImageNet-21k
 HALFWAY = Progress(epoch=2.0, fraction=0.5)
-QUADRATIC = {"wkd_l", "clkd", "mlkd", "aekt_reconstruction"}
-"""Methods with a number per pair of classes: at `MANY` that is 2 GB per matrix."""
+QUADRATIC = {"wkd_l": "WKDLoss", "aekt_reconstruction": "task_serialization=True"}
+"""Methods with a number per pair of classes, and who has it: at `MANY` that is 2 GB per matrix."""
 
 
 def made(name, classes):
@@ -110,6 +111,32 @@ def test_an_objective_is_finite_and_alive_with_very_many_classes(name):
     loss, gradients = value_and_gradient(name, student, teacher, labels)
     assert is_finite(loss, gradients)
     assert gradients[0].norm() > 1e-6
+
+
+@pytest.mark.parametrize(("name", "owner"), QUADRATIC.items())
+def test_matrices_of_very_many_classes_are_said_before_they_are_made(name, owner, monkeypatch):
+    """The system ends a process that takes more than there is, without a word; a GPU names bytes, and no method."""
+    monkeypatch.setattr(memory, "device_memory", lambda device: 2**32)
+    monkeypatch.setattr(torch.nn, "Linear", lambda *_, **__: pytest.fail("it was allocated"))
+    monkeypatch.setattr(torch, "expm1", lambda *_: pytest.fail("it was allocated"))
+    student, teacher, labels = pair(2, MANY)
+    said = rf"{owner}.*21,843 classes.*7\.1 GiB on 'cpu', which has 4\.0 GiB in all"
+    with pytest.raises(ValueError, match=said):
+        value_and_gradient(name, student, teacher, labels)
+
+
+def test_matrices_of_many_classes_that_fit_are_a_warning(monkeypatch):
+    monkeypatch.setattr(memory, "WORTH_SAYING", 4 * 300**2 * 4)
+    with pytest.warns(UserWarning, match=r"4 numbers for each pair of the 300 classes.*0\.0 GiB on 'cpu', beside"):
+        made("aekt_reconstruction", 300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made("aekt_reconstruction", 299)
+
+
+def test_this_machine_has_some_memory_and_an_unknown_device_none():
+    assert memory.device_memory(torch.device("cpu")) > 2**28
+    assert memory.device_memory(torch.device("meta")) is None
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -33,6 +33,7 @@ from hf_kd.losses import (
     SPLoss,
     as_loss,
 )
+from hf_kd.losses.relations import gram_gap
 from hf_kd.temperatures import CTKDTemperature, Progress, Temperatures, TemperatureStrategy, as_strategy
 from hf_kd.testing import check_loss, check_refuses, logit_cases
 
@@ -594,3 +595,20 @@ def test_checks_find_the_broken_relation(broken, promise):
     else:
         with pytest.raises(AssertionError, match=promise):
             check_loss(broken)
+
+
+@pytest.mark.parametrize(("rows", "closeness"), [(3, 1.0), (40, 1.0), (40, 1e-6)])
+def test_the_smaller_product_is_the_larger_one(rows, closeness):
+    """The squared norms, expanded, would leave nothing of a difference of 1e-6 in float32."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(rows, 7, generator=generator)
+    second = first + closeness * torch.randn(rows, 7, generator=generator)
+    exact = second.double().requires_grad_()
+    expected = (first.double() @ first.double().mT - exact @ exact.mT).square().sum()
+    expected.backward()
+    for dtype, tolerance in ((torch.float64, 1e-8), (torch.float32, 1e-5)):
+        given = second.detach().to(dtype).requires_grad_()
+        value = gram_gap(first.to(dtype), given)
+        value.backward()
+        assert value.item() == pytest.approx(expected.item(), rel=tolerance)
+        assert (given.grad - exact.grad).norm() <= tolerance * exact.grad.norm()

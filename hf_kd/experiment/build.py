@@ -6,6 +6,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from ..adapters import SELF
 from ..data import Task, load_task
+from ..quantization import KEYS
 from ..registry import ConfigError
 from ..teacher import auto_class, load_teacher
 from ..training_args import DistillationTrainingArguments
@@ -14,6 +15,7 @@ from .student import AUTO_CLASSES, KINDS, refuse
 from .student_checks import one_line
 
 _LOADING = ("revision", "dtype", "trust_remote_code", "use_safetensors")
+_OF_TEACHERS = (*_LOADING, *KEYS)
 
 
 def build_arguments(config: ExperimentConfig) -> DistillationTrainingArguments:
@@ -106,7 +108,7 @@ def build_teacher(section: TeacherSection | None, task: Task) -> PreTrainedModel
     if section.model == SELF:
         return SELF
     try:
-        model = load_teacher(**section.model_dump(include=set(_LOADING)), name_or_path=section.model)
+        model = load_teacher(**section.model_dump(include=set(_OF_TEACHERS)), name_or_path=section.model)
     except (OSError, ValueError) as error:
         refuse("teacher.model", error)
     auto = AUTO_CLASSES[task.modality]

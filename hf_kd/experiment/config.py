@@ -42,6 +42,8 @@ class TeacherSection(Section):
         sanity_check: Refuse a teacher that is near chance on labelled training rows.
         trust_remote_code: Run code that comes with `model`.
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.
+        load_in_8bit: Hold its linear layers but the head in 8 bits, which needs bitsandbytes.
+        load_in_4bit: In 4 bits, multiplied in `dtype` (float32 for "auto"). See `hf_kd.load_teacher`.
     """
 
     model: Name | None = None
@@ -53,6 +55,8 @@ class TeacherSection(Section):
     sanity_check: bool = True
     trust_remote_code: bool = False
     use_safetensors: bool = True
+    load_in_8bit: bool = False
+    load_in_4bit: bool = False
 
 
 class StudentSection(Section):

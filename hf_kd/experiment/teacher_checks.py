@@ -6,6 +6,7 @@ from typing import Any
 from ..adapters import SELF
 from ..label_map import read_mapping
 from ..objective import DistillationObjective
+from ..quantization import KEYS, quantization_problems
 from .config import TeacherSection
 from .student_checks import folder_problems, mistyped, one_line
 
@@ -36,6 +37,7 @@ def teacher_problems(given: Mapping[str, Any], objective: DistillationObjective 
         *folder_problems("teacher.model", teacher.get("model")),
         *folder_problems("teacher.processor", teacher.get("processor")),
         *_label_map_problems(teacher.get("label_map")),
+        *_quantization_problems(teacher, given.get("student")),
     ]
     if "column" in teacher:
         problems += _column_problems(teacher, given.get("data"), objective)
@@ -108,6 +110,23 @@ def _column_problems(teacher: Mapping[Any, Any], data: Any, objective: Distillat
         problems.append(
             f"teacher.column: the losses also need {' and '.join(needs)}, which stored logits do not hold. Give "
             "teacher.model, or choose losses on logits."
+        )
+    return problems
+
+
+def _quantization_problems(teacher: Mapping[Any, Any], student: Any) -> list[str]:
+    """What cannot be loaded in fewer bits, or is needed as it was."""
+    asked = [key for key in KEYS if teacher.get(key) is True]
+    problems = [f"teacher.{problem}" for problem in quantization_problems(*(key in asked for key in KEYS))]
+    if asked and teacher.get("model") == SELF:
+        problems.append(
+            f"teacher.{asked[0]}: 'self' is the student without its adapter, in the student's own weights. Remove it, "
+            "or name the checkpoint in teacher.model."
+        )
+    if asked and isinstance(student, Mapping) and student.get("init_layers") is not None:
+        problems.append(
+            f"teacher.{asked[0]}: student.init_layers takes over the teacher's weights, which are not there in so few "
+            "bits. Remove one."
         )
     return problems
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from .relations import LogitRelationLoss, directions, gram
+from .relations import LogitRelationLoss, directions, gram_gap
 
 _READINGS = ("batch", "class")
 
@@ -109,11 +109,11 @@ class CLKDCorrelationLoss(LogitRelationLoss):
 
     def relation(self, teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
         """Squared difference of the products of centred logits."""
-        products, num_labels = [], teacher_logits.shape[-1]
-        for logits in (teacher_logits, student_logits):
-            centred = logits - logits.mean(0)
-            products.append(gram(centred if self.reading == "batch" else centred.mT) / (num_labels - 1))
-        return (products[0] - products[1]).square().sum() / num_labels**2
+        num_labels = teacher_logits.shape[-1]
+        centred = [logits - logits.mean(0) for logits in (teacher_logits, student_logits)]
+        if self.reading == "class":
+            centred = [logits.mT for logits in centred]
+        return gram_gap(*centred) / (num_labels * (num_labels - 1)) ** 2
 
     def extra_repr(self) -> str:
         """Hyperparameters, for `repr` and the manifest of a checkpoint."""

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from .relations import RelationLoss, gram
+from .relations import RelationLoss, gram_gap
 from .tempered import Temperature
 
 
@@ -15,8 +15,8 @@ class MLKDBatchLoss(_MLKDLoss):
     r"""\(\frac1N \Vert P P^\top - Q Q^\top \Vert_F^2\) over the \(N\) rows: which rows the teacher finds alike.
 
     \(P = \mathrm{softmax}(v/T_t)\), \(Q = \mathrm{softmax}(z/T_s)\), both \(N \times K\). A batch relation, one value
-    per batch: it needs \(N^2\) numbers, grows with the batch (twice the batch, each row double: twice the value), and
-    with gradient accumulation compares the rows of one micro-batch (of all processes) only; the mean over
+    per batch: it needs \(\min(N, K)^2\) numbers, grows with the batch (twice the batch, each row double: twice the
+    value), and with gradient accumulation compares the rows of one micro-batch (of all processes) only; the mean over
     micro-batches is not the value of the whole batch. In a batch of one row only the norm of that row's probabilities
     is left.
 
@@ -44,17 +44,16 @@ class MLKDBatchLoss(_MLKDLoss):
 
     def relation(self, teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Products of rows."""
-        difference = gram(teacher_logits.softmax(-1)) - gram(student_logits.softmax(-1))
-        return difference.square().sum() / len(difference), {}
+        return gram_gap(teacher_logits.softmax(-1), student_logits.softmax(-1)) / len(teacher_logits), {}
 
 
 class MLKDClassLoss(_MLKDLoss):
     r"""\(\frac1K \Vert P^\top P - Q^\top Q \Vert_F^2\) over the \(K\) classes: which classes are predicted together.
 
     \(P = \mathrm{softmax}(v/T_t)\), \(Q = \mathrm{softmax}(z/T_s)\), both \(N \times K\). A batch relation, one value
-    per batch: it needs \(K^2\) numbers, grows with the square of the batch, and with gradient accumulation sees the
-    rows of one micro-batch (of all processes) only; the mean over micro-batches is not the value of the whole batch.
-    In a batch of one row it compares the products of that row's probabilities with each other.
+    per batch: it needs \(\min(N, K)^2\) numbers, grows with the square of the batch, and with gradient accumulation
+    sees the rows of one micro-batch (of all processes) only; the mean over micro-batches is not the value of the whole
+    batch. In a batch of one row it compares the products of that row's probabilities with each other.
 
     Args:
         temperature: A number (constant), a strategy, its registry name, or a mapping with `name` and arguments. The
@@ -79,5 +78,5 @@ class MLKDClassLoss(_MLKDLoss):
 
     def relation(self, teacher_logits: Tensor, student_logits: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Products of columns."""
-        difference = gram(teacher_logits.softmax(-1).mT) - gram(student_logits.softmax(-1).mT)
-        return difference.square().sum() / len(difference), {}
+        gap = gram_gap(teacher_logits.softmax(-1).mT, student_logits.softmax(-1).mT)
+        return gap / teacher_logits.shape[-1], {}

@@ -215,5 +215,24 @@ def gram(values: Tensor) -> Tensor:
         return values @ values.mT
 
 
+def gram_gap(first: Tensor, second: Tensor) -> Tensor:
+    r"""\(\Vert A A^\top - B B^\top \Vert_F^2\), by whichever of `(rows, rows)` and `(columns, columns)` is smaller.
+
+    With \(D = A - B\) and \(S = A + B\) the difference is \((D S^\top + S D^\top) / 2\), and its square
+    \([\langle D^\top D, S^\top S \rangle + \mathrm{tr} (S^\top D)^2] / 2\): columns against columns, for as many rows
+    as there may be classes. Every term has \(D\) twice, so that nothing large cancels where A and B are close, as it
+    would in \(\Vert A^\top A \Vert^2 - 2 \Vert A^\top B \Vert^2 + \Vert B^\top B \Vert^2\).
+
+    Shape:
+        two `(rows, columns)` -> `()`.
+    """
+    if first.shape[0] <= first.shape[1]:
+        return (gram(first) - gram(second)).square().sum()
+    with torch.autocast(first.device.type, enabled=False):
+        gap, both = first - second, first + second
+        crossed = both.mT @ gap
+        return ((gram(gap.mT) * gram(both.mT)).sum() + (crossed * crossed.mT).sum()) / 2
+
+
 def _norm(values: Tensor) -> Tensor:
     return torch.linalg.vector_norm(values, dim=-1)

@@ -8,12 +8,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional import cross_entropy
+from ..memory import check_pairs
 from ..registry import check_flag, check_number
 from .base import warn_two_classes
 from .tempered import LabelledLoss, Temperature, TemperedBatch
 
 _LARGEST_EXPONENT = 60.0
 """Of `exp(-cost / regularization)`: exp(-60) leaves room above float32's smallest numbers, about exp(-87)."""
+_MATRICES = 4
+"""At a time, at most: costs, kernel, their product, and what one of them is made of."""
 
 
 class WKDLoss(LabelledLoss):
@@ -136,6 +139,7 @@ class WKDLoss(LabelledLoss):
                     f"`WKDLoss(cost=...)` of shape {tuple(self.cost.shape)} got logits of {num_labels} classes: it "
                     "holds one number per pair of classes. Pass a matrix of that size."
                 )
+            check_pairs("`WKDLoss`", num_labels, _MATRICES, logits.device, logits.dtype)
             return self.cost.to(logits)
         weight = teacher_classifier_weight
         if weight is None or weight.dim() != 2 or len(weight) != num_labels:
@@ -145,6 +149,7 @@ class WKDLoss(LabelledLoss):
                 "compared by the rows of the teacher's last linear layer, so it must be (num_labels, d_t). Hand in "
                 "that layer's weight, or give the loss a `cost` matrix."
             )
+        check_pairs("`WKDLoss`", num_labels, _MATRICES, logits.device, logits.dtype)
         with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
             rows = F.normalize(weight.to(logits), dim=-1)
             distance = (1 - rows @ rows.T).clamp(min=0.0)  # rounding

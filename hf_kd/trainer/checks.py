@@ -13,6 +13,7 @@ from ..adapters import SELF
 from ..batches import SharedClasses
 from ..inputs import TEACHER_LOGITS
 from ..objective import DistillationObjective, ObjectiveOutput
+from ..quantization import is_quantized
 from ..teacher import FrozenTeacher
 from ..training_args import DistillationTrainingArguments
 from .problem_types import check_label_values
@@ -64,7 +65,7 @@ def check_parallelism(accelerator: Accelerator, teacher: Any = None) -> None:
 
     Raises:
         ValueError: Processes that do not know of each other, or get uneven batches; tensor, context or sequence
-            parallelism; "self" as teacher of a sharded student.
+            parallelism; "self" as teacher of a sharded student; a quantised teacher under ZeRO-3.
     """
     launched = os.environ.get("WORLD_SIZE", "")
     if launched.isdecimal() and int(launched) > 1 and accelerator.num_processes == 1:
@@ -78,6 +79,13 @@ def check_parallelism(accelerator: Accelerator, teacher: Any = None) -> None:
             f"`DistillationTrainer(teacher_model='self')` was launched with {accelerator.distributed_type.value}, "
             "which shards the student, so that its base model cannot be called by itself. Use DDP (`torchrun`), or "
             "load the base model as the teacher."
+        )
+    plugin = getattr(getattr(accelerator, "state", None), "deepspeed_plugin", None)
+    if is_quantized(teacher) and getattr(plugin, "zero_stage", 0) == 3:
+        raise ValueError(
+            "`DistillationTrainer(teacher_model=...)` got a quantised teacher and was launched with DeepSpeed ZeRO-3, "
+            "which shards what is loaded beside the student too, and packed weights cannot be put together again. "
+            "Use ZeRO-2 or DDP, or load the teacher in half precision (`dtype='bfloat16'`)."
         )
     if getattr(accelerator, "num_processes", 1) > 1 and not accelerator.even_batches:
         raise ValueError(

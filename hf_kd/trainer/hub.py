@@ -34,6 +34,7 @@ from ..publish import (
     remove_stale,
     write_plots,
 )
+from ..quantization import is_quantized, number_of_parameters, quantization_name
 from ..registry import ConfigError
 from .adapter_pushes import is_mergeable, push_checkpoint, push_final, refuse_older_adapter, save_plain
 from .objective_state import describe
@@ -323,7 +324,9 @@ def describe_model(model: Any, revision: str | None = None) -> dict[str, Any]:
         "num_labels": getattr(config, "num_labels", None),
     }
     if isinstance(model, nn.Module):
-        values["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        values["parameters"] = number_of_parameters(model)
+        if is_quantized(model):
+            values["quantization"] = quantization_name(model)
     return values
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters import OwnBase
+from ..quantization import is_quantized, plain_tensors, quantization_name
 from .hub import describe_model
 
 SAMPLES = 16
@@ -76,15 +77,20 @@ def _teacher(model: Any) -> dict[str, Any]:
         return {key: model.facts.get(key) for key in ("name", "class", "num_labels", "weights")}
     described = describe_model(model)
     facts = {key: described.get(key) for key in ("name", "class", "num_labels")}
+    facts |= {"quantization": quantization_name(model)}
     return facts | {"weights": digest_of(model) if isinstance(model, nn.Module) else None}
 
 
 @torch.no_grad()
 def digest_of(model: nn.Module) -> str:
-    """Twelve hexadecimal digits over evenly spaced values of every tensor, at single precision."""
+    """Twelve hexadecimal digits over evenly spaced values of every tensor, at single precision.
+
+    Of a quantised model, of the tensors that are as they were: see `plain_tensors`.
+    """
     digest = hashlib.sha256()
+    tensors = plain_tensors(model) if is_quantized(model) else model.state_dict()
     parts: list[Tensor] = []
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         if not isinstance(value, Tensor) or value.is_meta:
             continue
         digest.update(f"{name} {tuple(value.shape)}".encode())

@@ -33,6 +33,7 @@ from .evaluation import EvaluationRows, check_not_mixed, mean_over_labelled, mea
 from .extras import ExtraTensors, distilled_classes, serialized_layer, sizes
 from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_shape, check_problem_type, problem_type_of
+from .recomputation import check_recomputation, hides_gradients, with_gradients
 from .scaling import forget_evaluation, gather_batch, mixed_labels
 from .schedule import multi_step_schedule
 from .search import SearchingTrainer
@@ -157,6 +158,8 @@ class DistillationTrainer(SearchingTrainer):
     def _bind_student(self) -> None:
         """What is read off the student, while it is still the bare model; it may be a new one in each run."""
         student = self.accelerator.unwrap_model(self.model)
+        check_recomputation(student, self.args, self.accelerator)
+        self._hides_gradients = hides_gradients(student, self.args)
         self.problem_type = problem_type_of(self.model)
         self._student_columns = model_columns(student)
         warn_if_head_is_lost(student)
@@ -228,7 +231,10 @@ class DistillationTrainer(SearchingTrainer):
             num_items_in_batch: Rows, labelled rows and their weight in the optimizer step, over all processes; None
                 takes this batch's mean.
         """
-        student_logits = logits_of(model(**student_inputs(inputs, self._student_columns)), "model")
+        columns = student_inputs(inputs, self._student_columns)
+        if self._hides_gradients and model.training:
+            columns = with_gradients(columns)
+        student_logits = logits_of(model(**columns), "model")
         labels = inputs.get(self.label_name)
         check_label_shape(labels, student_logits, self.problem_type)
         if model.training:
