@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     DataCollatorWithPadding,
+    DefaultDataCollator,
     PreTrainedTokenizerBase,
     SequenceFeatureExtractor,
     default_data_collator,
@@ -157,6 +158,12 @@ def collator_for(processing_class: Any) -> Callable | None:
     return None if processing_class is None else default_data_collator
 
 
+def draws_nothing(collator: Any) -> bool:
+    """Whether a collator is known to draw no random numbers."""
+    is_known = collator is default_data_collator or type(collator) in (DataCollatorWithPadding, DefaultDataCollator)
+    return is_known or getattr(collator, "draws_nothing", False) is True
+
+
 class DistillationCollator:
     """Collates each model's columns with its own collator; labels come out as `hf_kd.functional.task_loss` takes them.
 
@@ -189,6 +196,11 @@ class DistillationCollator:
         self.label_keys.append(LABELS_MIX)
 
     @property
+    def draws_nothing(self) -> bool:
+        """Whether both collators are known to draw no random numbers."""
+        return all(draws_nothing(one) for one in (self.student_collator, self.teacher_collator) if one is not None)
+
+    @property
     def tokenizer(self) -> Any:
         """The student's tokenizer, which the Trainer saves when it has no processing class."""
         return getattr(self.student_collator, "tokenizer", None)
@@ -197,17 +209,14 @@ class DistillationCollator:
         """One batch from a list of examples."""
         if not features or not isinstance(features[0], Mapping):
             return self.student_collator(features)
-        student, teacher = [], []
-        for feature in features:
-            own = {k: v for k, v in feature.items() if _is_teachers(k)}
-            shared = {k: v for k, v in feature.items() if k not in own}
+        student, own = [dict(feature) for feature in features], [key for key in features[0] if _is_teachers(key)]
+        teacher = [{key.removeprefix(TEACHER_PREFIX): row.pop(key) for key in own} for row in student] if own else []
+        for row in student:
             for key in self.label_keys:
-                if key in shared:
-                    shared[key] = self._label(shared[key])
-            student.append(shared)
-            teacher.append({k.removeprefix(TEACHER_PREFIX): v for k, v in own.items()})
+                if key in row:
+                    row[key] = self._label(row[key])
         batch = dict(self.student_collator(student))
-        if teacher[0]:
+        if teacher:
             if LABELS_MIX in batch and LABELS_MIX not in student[0]:
                 raise ValueError(
                     f"`DistillationTrainer(data_collator=...)` mixed the student's rows (it returned `{LABELS_MIX}`), "

@@ -286,11 +286,10 @@ class DistillationObjective(nn.Module):
                 labels, or the labels are numbers.
         """
         self._refuse_mixed(mixed)
-        own = counts_of(labels, row_weight, len(student_logits), self.problem_type)
-        num_rows, num_labelled = (
-            own[0] if num_rows is None else num_rows,
-            own[1] if num_labelled is None else num_labelled,
-        )
+        own_rows = len(student_logits) if row_weight is None else row_weight.sum()
+        num_rows = own_rows if num_rows is None else num_rows
+        if num_labelled is None:
+            num_labelled = counts_of(labels, row_weight, len(student_logits), self.problem_type)[1]
         if row_weight is not None:
             student_logits = _blanked(student_logits, row_weight)
             teacher_logits = None if teacher_logits is None else _blanked(teacher_logits, row_weight)
@@ -310,7 +309,7 @@ class DistillationObjective(nn.Module):
             if self.kd_weight > 0:
                 batch = Batch(student_logits, teacher_logits, self.known_labels(labels, mixed), extras or {})
                 whole_batch = whole_batch or selected(batch, None if row_weight is None else row_weight > 0)
-                view = View(batch, whole_batch, row_weight, own[0], num_rows, num_labelled)
+                view = View(batch, whole_batch, row_weight, own_rows, num_rows, num_labelled)
                 taught = view
                 if self.shared is not None:
                     taught = taught_view(view, self.shared, taught_counts, self.has_relations, self.problem_type)

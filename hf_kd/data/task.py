@@ -147,6 +147,7 @@ class ImageCollator:
     """
 
     mixing: Mixing | None = None
+    draws_nothing = True
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch: ``pixel_values (batch, channels, height, width)``, ``labels (batch,)``."""
@@ -164,6 +165,7 @@ class TextCollator:
 
     tokenizer: PreTrainedTokenizerBase
     pad_to_multiple_of: int | None = None
+    draws_nothing = True
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch: ``input_ids (batch, length)``, ``attention_mask (batch, length)``, ``labels (batch,)``."""

@@ -6,12 +6,14 @@ than the uninterrupted run's; so would those of workers, which start over.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import datasets
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
+from ..inputs import draws_nothing
 from ..seeding import State, random_state, seed_all, seeded, set_random_state
 
 
@@ -78,6 +80,8 @@ class SeededRows(Dataset):
 
     def __init__(self, rows: Any, seed: int, epoch: Epoch):
         self.rows, self.seed, self.epoch = rows, seed, epoch
+        # a table without a transform of the user's draws nothing, and seeding three generators takes its time
+        self.is_drawn = not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom"
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the dataset's own, such as `set_epoch`."""
@@ -103,7 +107,7 @@ class SeededRows(Dataset):
     def __getitems__(self, indices: list) -> list:
         """The rows of one batch."""
         batch = self.batch_of(indices)
-        with seeded(batch.place):
+        with seeded(batch.place) if self.is_drawn else nullcontext():
             many = getattr(self.rows, "__getitems__", None)
             batch[:] = many(indices) if callable(many) else [self.rows[index] for index in indices]
         return batch
@@ -114,12 +118,15 @@ class SeededCollator:
 
     def __init__(self, collator: Callable):
         self.collator = collator
+        self.is_drawn = not draws_nothing(collator)
 
     def __call__(self, rows: Any) -> Any:
         """The batch."""
         if not isinstance(rows, _Batch):
             return self.collator(rows)
-        with seeded((*rows.place, "collated")):  # not the same draws again as for the rows
+        with (
+            seeded((*rows.place, "collated")) if self.is_drawn else nullcontext()
+        ):  # not the same draws again as for the rows
             batch = self.collator(rows)
         return batch if rows.answers is None else {**batch, **rows.answers}
 

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 from transformers.trainer_pt_utils import find_batch_size
 
 from ..batches import EXTRAS_OF_ROWS, Batch, MixedLabels, counts_of, label_parts, parts_mass
+from ..functional import labelled_rows
 from ..inputs import LABEL_WEIGHT, LABEL_WEIGHT_MIX, LABELS_MIX, MIX_LAMBDA, ROW_WEIGHT, ROWS_EVERYWHERE
 from ..objective import DistillationObjective
 
@@ -62,6 +63,12 @@ def count_rows(
         if size is None:
             return None
         labels, weight = batch.get(label_name), batch.get(ROW_WEIGHT)
+        is_plain = weight is None and LABEL_WEIGHT not in batch and LABELS_MIX not in batch
+        if is_plain and objective.shared is None:
+            counts[0, 0] += size
+            if labels is not None:  # each label weighs 1
+                counts[0, 1:] += labelled_rows(labels, objective.problem_type).sum().to(counts.device)
+            continue
         weight = weight if weight is None or labels is None else weight.to(labels.device)
         mixed = mixed_labels(batch)
         views = [(labels, weight)]

@@ -27,12 +27,9 @@ class TeacherCheck:
     def __init__(self, teacher: FrozenTeacher | None, num_classes: int | None, problem_type: str):
         self.teacher, self.num_classes = teacher, num_classes
         self.parts: list[Tensor] = []
-        self.is_done = num_classes is None or problem_type != SINGLE_LABEL
-
-    @property
-    def num_kept(self) -> int:
+        self.num_kept = 0
         """Rows seen so far, on this process."""
-        return sum(len(part) for part in self.parts)
+        self.is_done = num_classes is None or problem_type != SINGLE_LABEL
 
     def observe(self, teacher_logits: Tensor | None, labels: Tensor | None, row_weight: Tensor | None) -> None:
         """Add a micro-batch; rows of weight 0, or without a label, do not count."""
@@ -44,6 +41,7 @@ class TeacherCheck:
         if row_weight is not None:
             labels = torch.where(row_weight.to(labels.device) > 0, labels, IGNORE_INDEX)
         self.parts.append(torch.stack([teacher_logits.argmax(-1), labels.long()], dim=-1))
+        self.num_kept += len(labels)
 
     def report(self, accelerator: Accelerator) -> TeacherScore | None:
         """Say once, in words, if the teacher is near chance or its classes seem exchanged. Every process asks.
@@ -60,7 +58,7 @@ class TeacherCheck:
         empty = torch.zeros((0, 2), dtype=torch.long, device=accelerator.device)
         own = torch.cat([empty, *(part.to(accelerator.device) for part in self.parts)])
         own = own[own[:, 1] != IGNORE_INDEX]
-        self.parts = [own]
+        self.parts, self.num_kept = [own], len(own)
         counts = accelerator.gather(torch.tensor([len(own)], device=own.device)).tolist()
         if sum(counts) < ROWS:
             return None

@@ -1,7 +1,8 @@
 """What a run tells about itself: loss components and temperatures, kept on the device and read once per log.
 
-Nothing here syncs with the host between two logs. The first non-finite term is remembered on the device, with its step
-and temperature, and read at each log and before every save.
+Nothing here syncs with the host between two logs. What each micro-batch gave stays on the device as it is, so that the
+first non-finite term can be named, with its step and temperature, when it is looked for: at each log and before every
+save.
 """
 
 from typing import Any
@@ -18,6 +19,9 @@ logger = logging.get_logger(__name__)
 
 NEAR_BOUND = 0.01
 """A learned temperature this close to an end of its interval (as a share of it) has saturated."""
+
+MOST_BATCHES = 512
+"""So many micro-batches are kept one by one; then those that were finite are forgotten."""
 
 PARTS = ":parts"
 """Tail of the group that holds a loss's own parts, which may count other rows than its temperatures."""
@@ -39,6 +43,7 @@ class Telemetry:
         self.names: tuple[list[str], list[str], list[str]] = ([], [], [])
         self.values: tuple[Tensor, Tensor, Tensor] | None = None
         self.components: list[str] = []
+        self.batches: list[tuple[int, Tensor]] = []
         self.first_bad = torch.tensor([-1.0, -1.0, 0.0], device=device)  # step, index of the component, temperature
 
     def update(
@@ -62,13 +67,13 @@ class Telemetry:
             _add_parts(term, prefix, _labelled(known, rows, self.problem_type) if term.needs_labels else rows, sums)
         if teacher_logits is not None and self.problem_type == SINGLE_LABEL:
             _add_teacher_accuracy(teacher_logits, labels, counted, sums)
-        self._remember_first_bad(output, step)
         new = [
             torch.stack([value.detach().float().to(self.device) for value in group.values()])
             if group
             else torch.zeros(0, device=self.device)
             for group in (sums, minima, maxima)
         ]
+        self._keep(step, list(output.components), list(sums), new[0])
         if self.values is None:
             self.names = (list(sums), list(minima), list(maxima))
             self.values = tuple(new)
@@ -76,15 +81,27 @@ class Telemetry:
             old = self.values
             self.values = (old[0] + new[0], torch.minimum(old[1], new[1]), torch.maximum(old[2], new[2]))
 
-    def _remember_first_bad(self, output: ObjectiveOutput, step: int) -> None:
-        values = torch.stack([value.float() for value in output.components.values()])
-        is_bad = ~torch.isfinite(values)
-        index = is_bad.float().argmax()
-        self.components = list(output.components)
-        temperature = _component_temperatures(output, values).take(index)  # indexing would sync
-        now = torch.stack([torch.full_like(temperature, float(step)), index.float(), temperature])
+    def _keep(self, step: int, components: list[str], names: list[str], sums: Tensor) -> None:
+        """Keep a micro-batch's sums, of which the components are the first, until somebody asks about them."""
+        self.components, self._sum_names = components, names
+        self.batches.append((step, sums))
+        if len(self.batches) >= MOST_BATCHES:
+            self._look_for_bad()
+
+    def _look_for_bad(self) -> None:
+        """Note the first non-finite component of the micro-batches kept, unless there was one before; no sync."""
+        if not self.batches:
+            return
+        table = torch.stack([sums for _, sums in self.batches])
+        steps = torch.tensor([float(step) for step, _ in self.batches], device=self.device)
+        self.batches = []
+        is_bad = ~torch.isfinite(table[:, : len(self.components)])
+        row = is_bad.any(1).float().argmax()
+        component = is_bad.index_select(0, row[None])[0].float().argmax()
+        temperatures = _temperatures_of(table.index_select(0, row[None])[0], self.components, self._sum_names)
+        place = torch.stack([steps.take(row), component.float(), temperatures.take(component)])  # indexing would sync
         is_first = is_bad.any() & (self.first_bad[0] < 0)
-        self.first_bad = torch.where(is_first, now.to(self.device), self.first_bad)
+        self.first_bad = torch.where(is_first, place, self.first_bad)
 
     def flush(self, accelerator: Accelerator, steps: int) -> dict[str, float]:
         """The window's record, over all processes, and a fresh window.
@@ -120,6 +137,7 @@ class Telemetry:
         Raises:
             FloatingPointError: With the step, the term and the temperature.
         """
+        self._look_for_bad()
         table = accelerator.gather(self.first_bad[None]).cpu()
         bad = table[table[:, 0] >= 0]
         if len(bad) == 0:
@@ -152,16 +170,16 @@ class Telemetry:
         self.values = tuple(table[process_index].to(self.device) for table in rows)
 
 
-def _component_temperatures(output: ObjectiveOutput, values: Tensor) -> Tensor:
-    """The mean student temperature behind each component; 0 where there is none."""
-    means = {}
-    for term in output.terms:
-        if term.output.temperatures is not None:
-            mean = term.output.temperatures.student.detach().float().mean()
-            means[f"kd_loss/{term.name}"] = mean
+def _temperatures_of(sums: Tensor, components: list[str], names: list[str]) -> Tensor:
+    """The mean student temperature behind each component of a micro-batch; 0 where there is none."""
+    zero, means = sums.new_zeros(()), {}
+    for place, name in enumerate(names):
+        if name.startswith("temperature/") and name.endswith("student_mean"):
+            base = name.removesuffix("student_mean")
+            mean = sums[place] / sums[names.index(f"{base}rows")]
+            means[f"kd_loss/{base.removeprefix('temperature/').rstrip('/')}"] = mean
             means.setdefault("kd_loss", mean)
-    zero = torch.zeros((), device=values.device)
-    return torch.stack([means.get(name, zero) for name in output.components])
+    return torch.stack([means.get(name, zero) for name in components])
 
 
 def _add_temperatures(term: Term, prefix: str, counted: Tensor | None, sums: dict, minima: dict, maxima: dict) -> None:
@@ -171,13 +189,23 @@ def _add_temperatures(term: Term, prefix: str, counted: Tensor | None, sums: dic
     base = f"temperature/{prefix}"
     counted, count = _rows(term, counted)
     sums[f"{base}rows"] = count
+    known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # often one temperature serves both sides
     for side, value in (("student", t.student), ("teacher", t.teacher)):
-        sums[f"{base}{side}_mean"] = _total(value, counted, count)
-        minima[f"{base}{side}_min"] = _counted(value, counted, torch.inf).amin()
-        maxima[f"{base}{side}_max"] = _counted(value, counted, -torch.inf).amax()
+        if id(value) not in known:
+            known[id(value)] = _spread(value, counted, count)
+        sums[f"{base}{side}_mean"], minima[f"{base}{side}_min"], maxima[f"{base}{side}_max"] = known[id(value)]
     weight = {"weight_mean": t.weight} if t.weight.dim() else {}
     for name, value in {**t.parts, **weight}.items():
         sums[f"{base}{name}"] = _total(value, counted, count)
+
+
+def _spread(value: Tensor, counted: Tensor | None, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum over rows, smallest and largest of a value that is either per row or the same for all."""
+    if counted is None and value.dim() == 0:
+        value = value.detach().float()
+        return value * count, value, value
+    lowest, highest = _counted(value, counted, torch.inf).amin(), _counted(value, counted, -torch.inf).amax()
+    return _total(value, counted, count), lowest, highest
 
 
 def _add_parts(term: Term, prefix: str, counted: Tensor | None, sums: dict) -> None:
