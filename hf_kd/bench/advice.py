@@ -86,8 +86,8 @@ RULES = (
         "teacher_cache",
         ("teacher_forward",),
         0.25,
-        "The teacher takes {share} of a step and says the same of a row each time: ask it once, with `hf-kd "
-        "add-logits`, and train from teacher.column.",
+        "The teacher takes {share} of a step and says the same of a row each time: ask it once, with "
+        "teacher_cache=FOLDER (and teacher_cache.views=8, where rows are augmented).",
         lambda p: p.can_cache,
     ),
     Rule(

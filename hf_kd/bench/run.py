@@ -14,10 +14,10 @@ from transformers import PrinterCallback, Trainer, set_seed
 from ..adapters import SELF, plain_parameters
 from ..data import Task
 from ..experiment.build import build_arguments, build_task, build_teacher
+from ..experiment.cached_teacher import fill_for
 from ..experiment.config import ExperimentConfig, parse_config
-from ..experiment.run import build_trainer
+from ..experiment.run import build_trainer, side_of
 from ..experiment.student import build_student, take_over_layers
-from ..experiment.teacher_side import teacher_side
 from ..inputs import model_columns, student_inputs
 from ..registry import ConfigError, check_number
 from ..trainer import DistillationTrainer
@@ -147,12 +147,15 @@ class Loops:
         self.task = build_task(config) if task is None else task
         set_seed(config.seed)  # as in a run
         student = build_student(config.student, self.task, config.teacher)
-        teacher = build_teacher(config.teacher, self.task)
+        is_read = config.teacher_cache is None or config.student.init_layers is not None
+        teacher = build_teacher(config.teacher, self.task) if is_read else None  # else if the cache lacks answers
         if config.student.init_layers is not None:
             take_over_layers(config.student, student, teacher, config.teacher, self.task)
-        side = teacher_side(config, teacher, student, self.task, ("train",))
+        side, cached = side_of(config, teacher, student, self.task, ("train",))
         self.task = side.task
-        self.trainer = build_trainer(config, self.args, side, student, teacher, [])
+        self.trainer = build_trainer(config, self.args, side, student, teacher, [], cached)
+        if cached is not None:
+            fill_for(self.trainer, cached, self.task, ("train",))
         if self.trainer.teacher is not None:
             self.trainer.teacher.is_vouched_for = True  # nothing is learned here that a wrong teacher could spoil
         self.bare: BareLoop | None = None
@@ -166,7 +169,8 @@ class Loops:
 
     @property
     def _is_stored(self) -> bool:
-        return self.config.teacher is not None and self.config.teacher.column is not None
+        config = self.config
+        return config.teacher_cache is not None or (config.teacher is not None and config.teacher.column is not None)
 
     @property
     def is_taught(self) -> bool:
@@ -321,7 +325,7 @@ class Loops:
     @property
     def _teacher_model(self) -> Any:
         """The teacher, where it is a model of its own."""
-        model = None if self.trainer.teacher is None else self.trainer.teacher.model
+        model = None if self.trainer.teacher is None or self._is_stored else self.trainer.teacher.model
         return model if isinstance(model, torch.nn.Module) else None
 
     def _profile(self) -> dict[str, Any]:
@@ -338,22 +342,20 @@ class Loops:
         }
 
     def _cache(self) -> CacheEstimate:
-        teacher = self.trainer.teacher
-        classes = self.task.num_labels if teacher.shared is None else len(teacher.shared)
-        return CacheEstimate(self.task.num_train_rows, classes, self._why_not_stored())
+        classes = getattr(getattr(self._teacher_model, "config", None), "num_labels", self.task.num_labels)
+        return CacheEstimate(self.task.num_train_rows, classes, self._why_not_stored(), self._is_varied)
+
+    @property
+    def _is_varied(self) -> bool:
+        """Whether training rows look different in each epoch."""
+        return self.config.data.augmentation is not None or self.trainer.mixing is not None
 
     def _why_not_stored(self) -> str | None:
         """Why answers of a live teacher, given once, would not be those of a step, or cannot be kept."""
         if self.config.teacher is not None and self.config.teacher.model == SELF:
             return "the teacher is the student without its adapter"
-        if self.config.data.streaming:
-            return "rows are streamed"
-        if self.config.data.augmentation is not None or self.trainer.mixing is not None:
-            return "training rows are augmented, and look different in each epoch"
-        if self.trainer.teacher.shared is not None:
-            return "the teacher does not know all classes"
-        if any(name.startswith("teacher_") for name in self.trainer.objective.needs):
-            return "a loss reads the teacher's features, not its logits alone"
+        if self.config.data.streaming and self._is_varied:
+            return "the rows of a stream are augmented as they pass, and no view comes again"
         return None
 
 

@@ -171,11 +171,12 @@ def _cache_line(result: "BenchResult") -> str:
     cache = result.cache
     now, then = 1 / result.step().median, result.steps_per_second_without_teacher
     if cache.why_not is not None:
-        return f"Stored teacher logits would not do here: {cache.why_not}."
+        return f"A teacher cache would not do here: {cache.why_not}."
     sizes = ", ".join(f"{_size(size)} in {name}" for name, size in cache.sizes.items())
-    held = f"; {cache.rows:,} rows of {cache.classes:,} logits take {sizes}" if sizes else ""
+    each = " for each view" if cache.is_varied else ""
+    held = f"; {cache.rows:,} rows of {cache.classes:,} logits take {sizes}{each}" if sizes else ""
     return (
-        f"Stored teacher logits (`hf-kd add-logits`) would save about {result.shares['teacher_forward']:.0%} of a "
+        f"A teacher cache (teacher_cache=FOLDER) would save about {result.shares['teacher_forward']:.0%} of a "
         f"step: {now:,.4g} -> {then:,.4g} steps per second{held}."
     )
 
