@@ -25,15 +25,15 @@ from ..inputs import (
 from ..mixing import Mixing, check_mixable, mixing_from
 from ..sanity import ROWS
 from ..teacher import teacher_logits
-from .checkpoints import CheckpointingTrainer
 from .checks import num_labels
 from .draws import Epoch, EpochDraws, SeededCollator, SeededRows, is_stream
+from .passes import PassTrainer
 from .problem_types import check_label_presence, check_label_values, check_labels
 from .sampling import BALANCED, balanced_sampler
 from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
 
 
-class DataTrainer(CheckpointingTrainer):
+class DataTrainer(PassTrainer):
     """The part of `DistillationTrainer` that deals with its training rows.
 
     Batches are mixed here, after the data loader, and not by the collator: evaluation shares the collator. Each draw
@@ -138,10 +138,6 @@ class DataTrainer(CheckpointingTrainer):
             dataset, self.label_name, self.problem_type, seed=self._data_seed, epoch=self._current_epoch
         )
 
-    def _current_epoch(self) -> int:
-        """The one that begins or goes on, from 0."""
-        return int(self.state.epoch or 0)
-
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, mixed, with repeated rows marked, and their counts."""
         epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
@@ -152,6 +148,9 @@ class DataTrainer(CheckpointingTrainer):
             draws = self._epoch_draws((self._data_seed, epoch, process))
         with draws:  # the loader starts, and draws, inside
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self._whole_steps(batches, num_batches)
+        if not batches:
+            return batches, None  # the Trainer goes on asking a stream that is over
         batches = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         if self.objective.has_relations:
             note_rows_everywhere(batches, self.accelerator)
