@@ -312,12 +312,15 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
     return [_blamed(make, values, line) if line.startswith("training: ") else line for line in problems]
 
 
+_SWITCHES = ("optim", "lr_scheduler_type", "gradient_checkpointing", "activation_checkpointing")
+
+
 def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], line: str) -> str:
     """The problem at the key without which there is none, where it names no key itself."""
     if any(re.search(rf"\b{re.escape(key)}\b", line) for key in values):
         return line
     said = line.removeprefix("training: ")
-    for key in sorted(values, key=lambda key: key in ("optim", "lr_scheduler_type")):  # what is more special first
+    for key in sorted(values, key=_SWITCHES.__contains__):  # what is more special first
         try:
             make({name: value for name, value in values.items() if name != key})
         except ValueError:
