@@ -203,7 +203,7 @@ def test_every_command_in_a_file_is_right(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_command_in_a_file_runs(outcomes, tmp_path):
+def test_every_command_in_a_file_runs(tmp_path):
     """Two steps of each, in bfloat16 where it says so; teachers from scratch come first."""
     names = sorted(FILES, key=lambda name: "teacher" not in name)
     lines = [line for name in names for line in lines_of(name)]
