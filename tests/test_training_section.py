@@ -36,6 +36,7 @@ def given(tmp_path, **training):
         ({"label_smoothing_factor": 1.5}, "training.label_smoothing_factor: expected less than or equal to 1"),
         ({"label_smoothing_factor": -0.1}, "training.label_smoothing_factor: expected greater than or equal to 0"),
         ({"max_grad_norm": -1.0}, "training.max_grad_norm: expected greater than or equal to 0"),
+        ({"report_to": None}, "training.report_to: null names no tracker."),
         ({"max_steps": 0}, "training.max_steps: 0 would train for num_train_epochs."),
         ({"max_steps": -5}, "training.max_steps: expected greater than or equal to -1"),
         ({"save_steps": 0, "save_strategy": "steps"}, "training.save_steps: expected greater than 0"),

@@ -289,6 +289,8 @@ def _unread_problems(section: Mapping[str, Any]) -> list[str]:
     if settings and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in settings.split(",")):
         problems.append(f"training.optim_args: expected name=value, several with commas between, got {settings!r}.")
     known = [*INTEGRATION_TO_CALLBACK, "none", "all"]
+    if "report_to" in section and report is None:
+        problems.append("training.report_to: null names no tracker. Give 'none', or leave it out.")
     for name in [report] if isinstance(report, str) else report or ():
         if name not in known:
             problems.append(f"training.report_to: unknown value {name!r}.{suggestion(name, known)}")
