@@ -5,10 +5,16 @@ names where those are known; they are asked for over loopback by the real client
 this does not show is that the Hub holds what we think it does.
 """
 
+import json
 import math
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
+import config_jobs
 import pytest
 import stand_ins
 import yaml
@@ -69,6 +75,33 @@ def outcomes(tmp_path_factory):
     return {name: done[str(FILES[name])] for name in RUN}
 
 
+def on_two_processes(folder, names):
+    with running_hub() as hub:
+        stand_ins.fill(hub, folder / "repositories")
+        paths = [FILES[name] for name in names]
+        done, _ = run_job(hub, folder / "home", "config_jobs", "run_on_two", folder, *paths)
+    assert "error" not in done, done["error"]
+    return {name: done[str(FILES[name])] for name in names}
+
+
+def check_two(done, method):
+    assert done["result"]["train_steps"] == 2
+    assert done["result"]["method"] == method
+    assert len(done["losses"]) == 2
+    assert all(math.isfinite(loss) for loss in done["losses"])
+    assert done["processes"] == 2
+    assert {"results.json", "README.md", "model.safetensors", "adapter_model.safetensors"} & set(done["files"])
+    assert done["result"]["metric"] in done["result"]["test"]
+
+
+def lines_of(name):
+    """What follows `hf-kd train` in the comment of a file, each with this checkout's path."""
+    text = FILES[name].read_text(encoding="utf-8")
+    comment = re.sub(r"\\\n#\s*", "", text.split("output_dir:")[0])
+    found = [shlex.split(line) for line in re.findall(r"^#\s+hf-kd train (.+)$", comment, re.M)]
+    return [[str(ROOT / path), *overrides] for path, *overrides in found]
+
+
 def sections(name):
     return yaml.safe_load(FILES[name].read_text(encoding="utf-8"))
 
@@ -120,6 +153,68 @@ def test_a_file_runs_as_it_stands(outcomes, name):
     training = sections(name)["training"]
     assert (done["evaluations"] > 2) == ("eval_strategy" in training)  # and twice at the end
     assert any(file.startswith("checkpoint") for file in done["files"]) == (training["save_strategy"] is not False)
+
+
+def test_the_readmes_launch_line_runs_a_file_on_two_processes(tmp_path):
+    """Rows that do not divide, files that both might write; and that it is two at all."""
+    line = "accelerate launch --config_file configs/accelerate/multi_cpu.yaml -m hf_kd train CONFIG"
+    assert f"{line} training.use_cpu=true" in (ROOT / "README.md").read_text(encoding="utf-8")
+    command = ["accelerate.commands.launch", "--config_file", str(ROOT / "configs/accelerate/multi_cpu.yaml")]
+    command += ["--main_process_port", "0", "-m", "hf_kd", "train", str(FILES["embedded/digits_teacher"])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    if sys.platform == "linux":
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *config_jobs.QUICK, "data.max_samples=50"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-4000:]
+    folder = tmp_path / "outputs/embedded/digits_teacher"
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    assert [math.isfinite(record["loss"]) for record in log if "loss" in record] == [True, True]
+    assert log[-1]["epoch"] == pytest.approx(2 / math.ceil(50 / 8)), "eight rows a step: two processes of four"
+    assert (folder / "results.json").is_file()
+    assert done.stdout.count("Saved in") == 1
+
+
+@pytest.mark.slow
+def test_every_file_runs_on_two_processes(tmp_path):
+    """Adapters, relations over all processes, learned temperatures, streams, teachers with inputs of their own: what a
+    process does not use, or both write, ends a launch. Those of the embedded sets are run too."""
+    methods = {name: method for name, (method, _, _) in EXPECTED.items()} | dict.fromkeys(ELSEWHERE, None)
+    for name, done in on_two_processes(tmp_path, FILES).items():
+        method = sections(name).get("method") or {}
+        check_two(done, methods[name] or (method if isinstance(method, str) else method.get("name")))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_command_in_a_file_is_right(name, tmp_path, monkeypatch):
+    """A variant in a comment, with its overrides, is what a reader copies; nobody runs it otherwise."""
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(name)
+    assert lines
+    for path, *overrides in lines:
+        assert Path(path) == FILES[name]
+        teacher = (sections(name).get("teacher") or {}).get("model", "")
+        if teacher.startswith("./"):
+            (tmp_path / teacher).mkdir(parents=True, exist_ok=True)
+        config = load_config(path, [*overrides, "training.use_cpu=true"])  # bfloat16 needs the right device
+        assert len(lines) == 1 or config.output_dir.startswith("outputs/")
+
+
+@pytest.mark.slow
+def test_every_command_in_a_file_runs(tmp_path):
+    """Two steps of each, in bfloat16 where it says so; teachers from scratch come first."""
+    names = sorted(FILES, key=lambda name: "teacher" not in name)
+    lines = [line for name in names for line in lines_of(name)]
+    lines = [line for line in lines if "scratch_student" not in line[0] and "embedded" not in line[0]]
+    with running_hub() as hub:
+        stand_ins.fill(hub, tmp_path / "repositories")
+        done, _ = run_job(hub, tmp_path / "home", "config_jobs", "run_lines", tmp_path, json.dumps(lines))
+    assert len(done) == len(lines) >= 20
+    for line, came in done.items():
+        assert came["error"] is None, f"{line}:\n{came['error']}"
+        assert len(came["losses"]) == 2, line
 
 
 def test_classes_in_another_order_end_up_in_the_data_sets(outcomes):

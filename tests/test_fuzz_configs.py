@@ -47,7 +47,8 @@ def base(name, folder):
 def complaints(mutant, problems):
     """What is wrong with the words in which a mutant is refused."""
     key = ".".join(map(str, mutant.path))
-    last = re.escape(printable(str(mutant.path[-1]))[:40])
+    entry = isinstance(mutant.path[-1], int) and mutant.what == "left out"  # what is gone is named by its list
+    last = re.escape(printable(str(mutant.path[-2 if entry else -1]))[:40])
     shown = [printable(key)[:90], " ".join(key.split())[:90]]
     named = False
     for line in problems:

@@ -35,6 +35,11 @@ def digits():
 
 
 @pytest.fixture(scope="module")
+def texts():
+    return load_task("embedded/docstrings", max_samples=40)
+
+
+@pytest.fixture(scope="module")
 def checkpoint(digits, tmp_path_factory):
     """A classifier of digits with four layers, as if it was fine-tuned."""
     folder = tmp_path_factory.mktemp("checkpoint")
@@ -208,7 +213,7 @@ def test_self_needs_a_head_that_was_trained(digits, checkpoint):
 
 def test_adapter_settings_that_do_not_fit_the_model_are_refused(digits, checkpoint):
     section = StudentSection(model=str(checkpoint), peft={**PEFT, "target_modules": ["nothing"]})
-    with pytest.raises(ConfigError, match=r"student\.peft: .*target_modules"):
+    with pytest.raises(ConfigError, match=r"student\.peft\.target_modules: .*nothing"):
         build_student(section, digits)
 
 
@@ -325,3 +330,84 @@ def test_what_makes_sense_is_its_own_resolved_configuration(checkpoint, tmp_path
 
     config = parse_config(given(checkpoint, tmp_path, model=str(checkpoint), **student))
     assert parse_config(yaml.safe_load(dump_resolved(config))).student == config.student
+
+
+# ---- Settings that are wrong, said at their key
+
+BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 8}
+VIT = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 4}
+RESNET = {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [8, 16], "layer_type": "basic"}
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "said"),
+    [
+        (VIT, {"hidden_size": -8}, "hidden_size: must not be negative, got -8."),
+        (VIT, {"num_hidden_layers": -1}, "num_hidden_layers: must not be negative, got -1."),
+        (RESNET, {"hidden_sizes": [8, -16]}, "hidden_sizes: must not be negative, got [8, -16]."),
+        (VIT, {"layer_norm_eps": -1.0}, "layer_norm_eps: must not be negative, got -1.0."),
+        (VIT, {"initializer_range": -0.1}, "initializer_range: must not be negative, got -0.1."),
+        (VIT, {"attention_probs_dropout_prob": 2.0}, "attention_probs_dropout_prob: is a probability, so it must be"),
+        (VIT, {"hidden_act": "gelo"}, "hidden_act: unknown function 'gelo'. Did you mean 'gelu'?"),
+        (RESNET, {"layer_type": "x"}, "layer_type: layer_type=x is not one of basic,bottleneck."),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_setting_out_of_range_is_refused_at_its_key(base, changed, said, tmp_path):
+    """Fewer layers than none are none, without a word; a dropout above 1 fails in the first training step."""
+    with pytest.raises(ConfigError) as caught:
+        parse_config(given("owner/teacher", tmp_path, config={**base, **changed}))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"student.config.{said}")
+
+
+def test_what_an_architecture_means_by_a_negative_number_is_taken(tmp_path):
+    """-1 relative positions are as many as there are positions; -100 is a label that is ignored."""
+    parse_config(given("owner/teacher", tmp_path, config={"model_type": "deberta-v2", "max_relative_positions": -1}))
+    parse_config(given("owner/teacher", tmp_path, config={**BERT, "pad_token_id": -1}))
+
+
+@pytest.mark.parametrize(
+    ("base", "changed", "said"),
+    [
+        (VIT, {"hidden_size": 0}, "hidden_size: 0 makes no model that reads the data ("),
+        (VIT, {"num_attention_heads": 0}, "num_attention_heads: 0 makes no model that reads the data (integer div"),
+        (VIT, {"patch_size": 16}, "patch_size: 16 makes no model that reads the data (Calculated padded input size"),
+        (VIT, {"patch_size": 0}, "patch_size: 0 makes no model that reads the data (integer division"),
+        (RESNET, {"depths": []}, "depths: [] makes no model that reads the data (list index out of range)."),
+        (RESNET, {"out_features": ["stage9"]}, "out_features: ['stage9'] makes no model that reads the data (out_fea"),
+        (
+            BERT,
+            {"hidden_size": 9},
+            "hidden_size: 9 does not go together with num_attention_heads=2, so there is no mo",
+        ),
+        (BERT, {"max_position_embeddings": 4}, "max_position_embeddings: 4 makes no model that reads the data (The e"),
+        (BERT, {"pad_token_id": 10**6}, "pad_token_id: 1000000 makes no model that reads the data (Padding_idx must"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_setting_that_makes_no_model_is_refused_at_its_key(base, changed, said, digits, texts, tmp_path):
+    """The library says `list index out of range`, or a shape, and not of which setting."""
+    config = parse_config(given("owner/teacher", tmp_path, config={**base, **changed}))
+    with pytest.raises(ConfigError) as caught:
+        build_student(config.student, texts if base is BERT else digits)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"student.config.{said}")
+
+
+def test_a_setting_on_top_of_a_checkpoint_is_refused_at_its_key(digits, checkpoint):
+    """Its other settings are the checkpoint's, which are right."""
+    settings = {"num_attention_heads": 0, "hidden_dropout_prob": 0.1}
+    for from_scratch in (True, False):
+        section = StudentSection(model=str(checkpoint), config=settings, from_scratch=from_scratch)
+        with pytest.raises(ConfigError, match=r"student\.config\.num_attention_heads: 0 makes no model"):
+            build_student(section, digits)
+
+
+def test_an_adapter_setting_that_fits_no_layer_is_refused_at_its_key(digits, checkpoint):
+    """PEFT says `between 0 and 1`, and not what."""
+    for changed in ({"lora_dropout": 1.5}, {"target_modules": ["nothing"]}):
+        section = StudentSection(model=str(checkpoint), peft={**PEFT, **changed})
+        with pytest.raises(ConfigError, match=rf"student\.peft\.{next(iter(changed))}: .* makes no model"):
+            build_student(section, digits)

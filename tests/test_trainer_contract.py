@@ -24,6 +24,7 @@ from hf_kd import DistillationObjective, DistillationTrainer, build_objective
 from hf_kd.losses import AnnealingKDLoss, TeacherFreeLoss
 from hf_kd.trainer.checkpoints import CheckpointingTrainer
 from hf_kd.trainer.data import DataTrainer
+from hf_kd.trainer.passes import PassTrainer
 
 RAGGED = 14  # evaluated in batches of 4, 4, 4 and 2
 
@@ -296,7 +297,8 @@ def test_building_the_objective_draws_no_random_number_of_others(tmp_path):
 
 OVERRIDDEN = [
     name
-    for name, value in {**vars(CheckpointingTrainer), **vars(DataTrainer), **vars(DistillationTrainer)}.items()
+    for cls in (CheckpointingTrainer, PassTrainer, DataTrainer, DistillationTrainer)
+    for name, value in vars(cls).items()
     if inspect.isfunction(value) and hasattr(Trainer, name)
 ]
 
@@ -310,7 +312,9 @@ def test_the_overrides_are_these():
         "_inner_training_loop",
         "_load_best_model",
         "_load_from_checkpoint",
+        "_init_training_state",
         "_load_optimizer_and_scheduler",
+        "_run_epoch",
         "_save",
         "_save_checkpoint",
         "_set_signature_columns_if_needed",

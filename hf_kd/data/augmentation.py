@@ -122,8 +122,8 @@ def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:
     given = {key: value for key, value in spec.items() if key != "name" and key not in MIXING_DEFAULTS}
     for key, value in given.items():
         if key not in settings:
-            if not problems:
-                valid = [*settings, *MIXING_DEFAULTS]
+            if not odd:  # else it may be of the one that was meant
+                valid = ["name", *settings, *MIXING_DEFAULTS]
                 of = f" of {', '.join(names)}" if names else ""
                 owner = next((name for name, own in SETTINGS.items() if key in own), None)
                 hint = f" It belongs to augmentation.name={owner}." if owner else suggestion(key, valid)

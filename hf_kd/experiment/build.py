@@ -13,16 +13,21 @@ from ..training_args import DistillationTrainingArguments
 from .config import DataSection, ExperimentConfig, TeacherSection
 from .student import AUTO_CLASSES, KINDS, refuse
 from .student_checks import one_line
+from .training_checks import check_here
 
 _LOADING = ("revision", "dtype", "trust_remote_code", "use_safetensors")
 _OF_TEACHERS = (*_LOADING, *KEYS)
 
 
 def build_arguments(config: ExperimentConfig) -> DistillationTrainingArguments:
-    """The training arguments of a run, with its method by name."""
+    """The training arguments of a run, with its method by name.
+
+    Raises:
+        ConfigError: They need what is not installed here, or more processes than were started.
+    """
     training = {key: value for key, value in config.training.items() if key != "resume_from_checkpoint"}
     method = dict(config.method or {})
-    return DistillationTrainingArguments(
+    args = DistillationTrainingArguments(
         output_dir=config.output_dir,
         seed=config.seed,
         method=method.pop("name", None),
@@ -31,6 +36,8 @@ def build_arguments(config: ExperimentConfig) -> DistillationTrainingArguments:
         method_kwargs=method or None,
         **training,
     )
+    check_here(args)
+    return args
 
 
 def build_task(config: ExperimentConfig) -> Task:

@@ -28,6 +28,7 @@ from .config import ExperimentConfig, structure_problems
 from .data_checks import data_problems
 from .student_checks import is_there, mistyped, one_line, student_problems
 from .teacher_checks import teacher_problems
+from .training_checks import name_problems, no_trace, rehearse
 
 # Stands for the number of classes until the data are loaded; any number of two or more gives the same verdict.
 _NUM_LABELS = 10
@@ -46,18 +47,21 @@ _ELSEWHERE = {
     "do_predict": "a run always scores the test split at the end",
     "label_names": "name the column in `data.label_column`",
     "parallelism_config": "set it up with `accelerate config`",
+    "batch_eval_metrics": "the metrics of a run see all rows at once",
 }
 
 # What the Trainer would only find out in the middle of its own set-up, or not at all.
-_AT_LEAST = {
-    "learning_rate": 0.0,
-    "num_train_epochs": 0.0,
-    "per_device_train_batch_size": 1,
-    "per_device_eval_batch_size": 1,
-    "gradient_accumulation_steps": 1,
-    "weight_decay": 0.0,
-    "warmup_steps": 0.0,
-    "dataloader_num_workers": 0,
+_LIMITS: dict[str, dict[str, float]] = {
+    **dict.fromkeys(("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps"), {"ge": 0.0}),
+    **dict.fromkeys(("max_grad_norm", "eval_delay", "logging_steps", "dataloader_num_workers"), {"ge": 0}),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), {"ge": 1}),
+    **dict.fromkeys(
+        ("gradient_accumulation_steps", "eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor"),
+        {"ge": 1},
+    ),
+    **dict.fromkeys(("save_steps", "eval_steps"), {"gt": 0}),  # 0 is never, or as often as it logs
+    "label_smoothing_factor": {"ge": 0.0, "le": 1.0},
+    "max_steps": {"ge": -1},
 }
 
 
@@ -253,8 +257,8 @@ def training_schema() -> type[BaseModel]:
     hints["resume_from_checkpoint"] = bool | str | None
     names = [f.name for f in fields(DistillationTrainingArguments) if f.init and f.name not in _ELSEWHERE]
     strict = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    for name, least in _AT_LEAST.items():
-        hints[name] = Annotated[hints[name], Field(ge=least)]
+    for name, limits in _LIMITS.items():
+        hints[name] = Annotated[hints[name], Field(**limits)]
     return create_model("TrainingSection", __config__=strict, **{name: (hints[name], None) for name in names})
 
 
@@ -277,6 +281,9 @@ def _training_problems(section: Mapping[Any, Any], output_dir: Any) -> tuple[dic
             problems.append(f"training.{key}: unknown value {value!r}.{suggestion(value, choices)}")
     if section.get("enable_jit_checkpoint"):
         problems.append("training.enable_jit_checkpoint: a run saves at SIGTERM anyway, after the step. Remove it.")
+    problems += name_problems(section)
+    if section.get("max_steps") == 0 and section.get("max_steps") is not False:
+        problems.append("training.max_steps: 0 would train for num_train_epochs. Give at least 1, or leave it out.")
     problems += [f"training.{line}" for line in structure_problems(training_schema(), section)]
     if not problems:
         problems = _resume_problems(section.get("resume_from_checkpoint"), output_dir)
@@ -291,6 +298,8 @@ def _unread_problems(section: Mapping[str, Any]) -> list[str]:
     if settings and not all(re.fullmatch(r"[^=]+=[^=]+", part) for part in settings.split(",")):
         problems.append(f"training.optim_args: expected name=value, several with commas between, got {settings!r}.")
     known = [*INTEGRATION_TO_CALLBACK, "none", "all"]
+    if "report_to" in section and report is None:
+        problems.append("training.report_to: null names no tracker. Give 'none', or leave it out.")
     for name in [report] if isinstance(report, str) else report or ():
         if name not in known:
             problems.append(f"training.report_to: unknown value {name!r}.{suggestion(name, known)}")
@@ -301,21 +310,28 @@ def _argument_problems(section: Mapping[str, Any]) -> list[str]:
     """What the arguments refuse, alone or together, e.g. a best model at the end without evaluations."""
 
     def make(values: Mapping[str, Any]) -> DistillationTrainingArguments:
-        try:
-            return DistillationTrainingArguments(output_dir="unused", **values)
-        except Exception as error:
-            raise ValueError(f"{one_line(error).rstrip('.')}.") from error
+        with no_trace():
+            try:
+                args = DistillationTrainingArguments(output_dir="unused", **values)
+            except Exception as error:
+                raise ValueError(f"{one_line(error).rstrip('.')}.") from error
+            rehearse(args)
+            return args
 
     values = {key: value for key, value in section.items() if key != "resume_from_checkpoint"}
     problems = probe(make, values, "training")[1]
     return [_blamed(make, values, line) if line.startswith("training: ") else line for line in problems]
 
 
+_SWITCHES = ("optim", "lr_scheduler_type", "gradient_checkpointing", "activation_checkpointing")
+
+
 def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any], line: str) -> str:
     """The problem at the key without which there is none, where it names no key itself."""
     if any(re.search(rf"\b{re.escape(key)}\b", line) for key in values):
         return line
-    for key in values:
+    said = line.removeprefix("training: ")
+    for key in sorted(values, key=_SWITCHES.__contains__):  # what is more special first
         try:
             make({name: value for name, value in values.items() if name != key})
         except ValueError:
@@ -323,7 +339,7 @@ def _blamed(make: Callable[[Mapping[str, Any]], Any], values: Mapping[str, Any],
         unknown = re.search(r"got an unexpected keyword argument '(.+)'", line)
         if unknown is not None:
             return f"training.{key}.{unknown[1]}: unknown key."
-        return f"training.{key}: {values[key]!r} is refused ({line.removeprefix('training: ').rstrip('.')})."
+        return f"training.{key}: {values[key]!r} is refused ({said.rstrip('.')})."
     return line
 
 

@@ -10,6 +10,7 @@ from ..losses import PROBLEM_TYPES
 from ..metrics import metrics_for
 from ..objective import DistillationObjective
 from ..registry import ConfigError, suggestion
+from ..trainer.passes import check_whole_epochs
 from ..training_args import BALANCED
 from .student_checks import is_there
 
@@ -25,7 +26,7 @@ def data_problems(data: Any, training: Any = None, objective: DistillationObject
     problems += _label_problems(data)
     problems += _augmentation_problems(data.get("augmentation")) or _mixing_problems(data, objective)
     problems += _sampling_problems(data, training)
-    return problems + _streaming_problems(data, training)
+    return problems + _streaming_problems(data, training, objective)
 
 
 def _source_problems(name: Any, path: Any) -> list[str]:
@@ -43,7 +44,7 @@ def _source_problems(name: Any, path: Any) -> list[str]:
     return []
 
 
-def _streaming_problems(data: Mapping[Any, Any], training: Any) -> list[str]:
+def _streaming_problems(data: Mapping[Any, Any], training: Any, objective: DistillationObjective | None) -> list[str]:
     if data.get("streaming") is not True:
         return []
     problems = [
@@ -57,6 +58,11 @@ def _streaming_problems(data: Mapping[Any, Any], training: Any) -> list[str]:
             "training.max_steps: is required with data.streaming, because how many rows an epoch has is not known. "
             "Give it, e.g. rows * epochs / batch size."
         )
+    try:
+        if objective is not None:
+            check_whole_epochs(objective)
+    except ValueError as error:
+        problems.append(f"data.streaming: does not go with the schedule ({str(error).rstrip('.')}).")
     return problems
 
 

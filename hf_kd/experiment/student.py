@@ -1,7 +1,9 @@
 """From the section `student` to a model: a checkpoint, an architecture, or the first changed by the second."""
 
+import copy
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -22,6 +24,7 @@ from ..registry import ConfigError
 from ..students import InitReport, init_from_teacher, student_from_config
 from ..teacher import load_checkpoint
 from ..trainer.hub import describe_model
+from .blame import blamed, culprits
 from .config import StudentSection, TeacherSection
 from .student_checks import architecture_settings, one_line, setting_problems
 
@@ -45,7 +48,6 @@ def build_student(section: StudentSection, task: Task, teacher: TeacherSection |
     if section.model is not None and not section.from_scratch:
         model = _from_checkpoint(section, task, classes, dtype, own_teacher=teacher and teacher.model == SELF)
         return model if section.peft is None else _with_adapter(model, section, task)
-    path = "student.config" if section.model is None else "student.model"
     try:
         config = _architecture(section, task, classes)
         model = _of_modality(config, task) and student_from_config(
@@ -53,8 +55,27 @@ def build_student(section: StudentSection, task: Task, teacher: TeacherSection |
         )
         _try(model, task)
     except Exception as error:  # noqa: BLE001 - architectures raise anything at settings that do not fit together
-        refuse(path, error)
+        _refuse_settings(section, task, classes, error)
     return model
+
+
+def _refuse_settings(section: StudentSection, task: Task, classes: Mapping[str, Any], error: Exception) -> NoReturn:
+    """Say what is wrong at the key of `student.config` that is at fault, if one is, else at the section."""
+    if isinstance(error, ConfigError):
+        raise error
+    given = section.config or {}
+
+    def build(settings: dict[str, Any], device: str) -> None:
+        config = _architecture(section.model_copy(update={"config": settings}), task, classes)
+        with torch.device(device):
+            _try(_of_modality(config, task) and student_from_config(config), task)
+
+    keys = _culprits(build, given, fixed="model_type")
+    if not keys and section.model is not None:
+        refuse("student.model" if section.from_scratch or not given else "student.config", error)
+    if not keys and set(given) <= {"model_type"}:
+        refuse("student.config", error)
+    raise ConfigError([blamed("student.config", keys, given, error)]) from error
 
 
 def _architecture(section: StudentSection, task: Task, classes: Mapping[str, Any]) -> PreTrainedConfig:
@@ -98,8 +119,9 @@ def _changed_config(section: StudentSection, classes: Mapping[str, Any]) -> PreT
         classes = {**classes, "num_labels": len(classes["id2label"])}
     try:
         return AutoConfig.from_pretrained(section.model, **options, **given, **classes)
-    except Exception as error:  # noqa: BLE001 - architectures raise anything at settings that do not fit together
-        refuse("student.config", error)
+    except Exception as error:  # architectures raise anything at settings that do not fit together
+        keys = culprits(lambda some: AutoConfig.from_pretrained(section.model, **options, **some, **classes), given)
+        raise ConfigError([blamed("student.config", keys, given, error)]) from error
 
 
 def _from_checkpoint(
@@ -120,6 +142,10 @@ def _from_checkpoint(
         )
     except (OSError, ValueError, RuntimeError) as error:
         refuse("student.model", error)
+    except Exception as error:
+        if not section.config:
+            raise
+        _refuse_settings(section, task, classes, error)
     _check_loaded(section, task, model, info)
     head = [name for name in _fresh(info) if not name.startswith(f"{model.base_model_prefix}.")]
     if own_teacher and head:
@@ -134,7 +160,7 @@ def _from_checkpoint(
         try:
             _try(model, task)
         except Exception as error:  # noqa: BLE001 - as above
-            refuse("student.config", error)
+            _refuse_settings(section, task, classes, error)
     return model
 
 
@@ -182,8 +208,26 @@ def _with_adapter(model: PreTrainedModel, section: StudentSection, task: Task) -
     except ConfigError as error:
         raise ConfigError([f"student.peft.{problem}" for problem in error.problems]) from error
     except Exception as error:  # noqa: BLE001 - PEFT raises anything at settings that do not fit the model
-        refuse("student.peft", error)
+        _refuse_adapter(section, task, error)
     return adapted
+
+
+def _culprits(build: Callable[[dict[str, Any], str], None], given: Mapping[str, Any], fixed: str) -> list[str]:
+    """On shapes alone if the model can be called like that, else with real weights."""
+    found = (culprits(functools.partial(build, device=device), given, fixed=fixed) for device in ("meta", "cpu"))
+    return next(found) or next(found)
+
+
+def _refuse_adapter(section: StudentSection, task: Task, error: Exception) -> NoReturn:
+    """Say what is wrong at the key of `student.peft` that is at fault, if one is."""
+    config = _changed_config(section, task.head)
+
+    def build(settings: dict[str, Any], device: str) -> None:
+        with torch.device(device):
+            _try(add_adapter(student_from_config(copy.deepcopy(config)), settings), task)
+
+    keys = _culprits(build, section.peft, fixed="type")
+    raise ConfigError([blamed("student.peft", keys, section.peft, error)]) from error
 
 
 def take_over_layers(
@@ -245,7 +289,8 @@ def _try(model: PreTrainedModel, task: Task) -> None:
     """One row through the model, the longest text of the first ones, so that what does not fit fails now."""
     row = max(task.look(100 if task.modality == "text" else 1), key=lambda row: len(row.get("input_ids", ())))
     batch = student_inputs(task.collator([row]), model_columns(model))
-    batch = {name: value.to(model.dtype) if value.is_floating_point() else value for name, value in batch.items()}
+    dtypes = {name: model.dtype if value.is_floating_point() else value.dtype for name, value in batch.items()}
+    batch = {name: value.to(model.device, dtypes[name]) for name, value in batch.items()}
     modes = [(module, module.training) for module in model.modules()]
     model.eval()(**batch)
     for module, mode in modes:

@@ -13,9 +13,10 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import ConfigDict, create_model
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from ..adapters import SELF, adapter_config_class, adapter_settings
-from ..registry import ConfigError
+from ..registry import ConfigError, suggestion
 from ..teacher import auto_class
 from .config import nearest, structure_problems
 
@@ -168,16 +169,51 @@ def _setting_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: 
         return [f"{label}.{key}: expected a finite number, got {value}."]
     try:
         cls(**{key: value})
+        return _range_problems(cls, key, value, label)
     except StrictDataclassError as error:
         reason = str(error).splitlines()[-1].strip().split(" Errors:")[0]
         wanted = re.search(r" expected ([\w\[\], |]+), got \w+ \(value: |match any type in \((.+)\)", reason)
         if wanted is None:
-            return [f"{label}.{key}: {reason.removeprefix('TypeError: ').rstrip('.')}."]
+            return [f"{label}.{key}: {re.sub('^(Type|Value)Error: ', '', reason).rstrip('.')}."]
         kinds = re.sub(r"<class '(\w+)'>", r"\1", wanted[1] or wanted[2]).replace("NoneType", "null")
         got = "null" if value is None else f"{reprlib.repr(value)} ({type(value).__name__})"
         return [f"{label}.{key}: expected {kinds}, got {got}."]
     except (TypeError, ValueError, KeyError):
         return []  # it may fit together with the other settings: the whole is built before training
+
+
+_NO_SIZE = re.compile(r"(^|_)(ids?|ind|index|indices)$")
+_SHARE = re.compile(r"drop|prob")
+_NOT_NEGATIVE = re.compile(r"drop|prob|eps(ilon)?$|(^|_)std$|initializer_range$|ratio$|rate$")
+_ACTIVATION = re.compile(r"act(ivation|_fn|_func)?(_function)?$")
+
+
+def _range_problems(cls: type[PreTrainedConfig], key: str, value: Any, label: str) -> list[str]:
+    """Numbers that no layer can be built with, and functions that there are not.
+
+    Many are taken without a word: -1 layers are none, a dropout above 1 fails in the first training step, and an
+    epsilon below 0 makes a NaN of some row some day.
+    """
+    name = cls.attribute_map.get(key, key)
+    default = getattr(cls(), name, None)
+    if isinstance(value, str):
+        if not _ACTIVATION.search(key) or default not in ACT2FN or value in ACT2FN:
+            return []
+        return [f"{label}.{key}: unknown function {value!r}.{suggestion(value, list(ACT2FN))}"]
+    numbers = [entry for entry in _entries(value) if isinstance(entry, (int, float)) and not isinstance(entry, bool)]
+    if any(entry < 0 for entry in _entries(default) if isinstance(entry, (int, float))):
+        return []  # here a negative number has a meaning
+    for number in numbers:
+        sized = isinstance(number, int) and not _NO_SIZE.search(key)
+        if number < 0 and (sized or _NOT_NEGATIVE.search(key)):
+            return [f"{label}.{key}: must not be negative, got {value!r}."]
+        if number > 1 and _SHARE.search(key):
+            return [f"{label}.{key}: is a probability, so it must be in [0, 1], got {value!r}."]
+    return []
+
+
+def _entries(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
     return []
 
 

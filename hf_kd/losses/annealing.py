@@ -24,7 +24,8 @@ class AnnealingKDLoss(DistillationLoss):
     Args:
         stages: \(S \ge 1\).
         first_phase: Its share of the run, in (0, 1]. The authors train 200 + 100 epochs on CIFAR, 10 + 3 on GLUE.
-        first_phase_epochs: The same in epochs; overrides `first_phase`.
+        first_phase_epochs: The same in epochs; overrides `first_phase`. Rows without a length (streams) have whole
+            epochs only, so it must be a multiple of `stages` there.
 
     Shape:
         logits `(batch, num_labels)` -> loss `(batch,)`, in squared logits.
@@ -58,6 +59,11 @@ class AnnealingKDLoss(DistillationLoss):
             self.first_phase_epochs = check_number(
                 "AnnealingKDLoss", "first_phase_epochs", first_phase_epochs, why, low=0.0, low_open=True
             )
+
+    @property
+    def epochs_apart(self) -> float | None:
+        """Epochs per stage, where the first phase is counted in epochs."""
+        return None if self.first_phase_epochs is None else self.first_phase_epochs / self.stages
 
     def stage(self, progress: Progress) -> int:
         """From 1 to `stages` in the first phase, 0 in the second."""

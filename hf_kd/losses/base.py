@@ -54,6 +54,8 @@ class DistillationLoss(nn.Module):
         learnable: Has parameters of its own (besides its temperature's), which the student's optimizer steps.
         problem_types: What kind of logits the loss is made for, of `PROBLEM_TYPES`.
         adapts: Keeps a state that `advance` moves once per optimizer step.
+        epochs_apart: How many epochs lie between two of its changes; None if it does not count epochs, or whole ones
+            only. A stream has no parts of epochs.
     """
 
     name: ClassVar[str]
@@ -68,6 +70,7 @@ class DistillationLoss(nn.Module):
     learnable: bool = False
     problem_types: tuple[str, ...] = ("single_label_classification",)
     adapts: bool = False
+    epochs_apart: float | None = None
 
     def forward(
         self,

@@ -20,10 +20,10 @@ from .cached import (
     resolve_cache,
     stored_width,
 )
-from .checkpoints import CheckpointingTrainer
+from .passes import PassTrainer
 
 
-class CachingTrainer(CheckpointingTrainer):
+class CachingTrainer(PassTrainer):
     """The part of `DistillationTrainer` that pairs rows with stored answers."""
 
     teacher_cache: TeacherCache | None = None

@@ -165,10 +165,6 @@ class DataTrainer(CachingTrainer):
             dataset, self.label_name, self.problem_type, seed=self._data_seed, epoch=self._current_epoch
         )
 
-    def _current_epoch(self) -> int:
-        """The one that begins or goes on, from 0."""
-        return int(self.state.epoch or 0)
-
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """The micro-batches of one optimizer step, mixed, with repeated rows marked, and their counts."""
         epoch_iterator = with_repeats_marked(epoch_iterator, self.accelerator)
@@ -179,6 +175,9 @@ class DataTrainer(CachingTrainer):
             draws = self._epoch_draws((self._data_seed, epoch, process))
         with draws:  # the loader starts, and draws, inside
             batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        batches = self._whole_steps(batches, num_batches)
+        if not batches:
+            return batches, None  # the Trainer goes on asking a stream that is over
         batches = [self._mixed(batch, index) for index, batch in enumerate(batches)]
         if self.objective.has_relations:
             note_rows_everywhere(batches, self.accelerator)

@@ -292,7 +292,7 @@ class DistillationTrainer(SearchingTrainer):
     def _progress(self) -> Progress:
         """Where training is: the same for all micro-batches of an optimizer step."""
         fraction = self.state.global_step / self.state.max_steps if self.state.max_steps > 0 else 0.0
-        return Progress(epoch=float(self.state.epoch or 0.0), fraction=min(fraction, 1.0))
+        return Progress(epoch=self._epochs_done(), fraction=min(fraction, 1.0))
 
     # ---- Training
 
