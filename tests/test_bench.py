@@ -29,7 +29,7 @@ from hf_kd.bench import (
 from hf_kd.bench.advice import NOTHING
 from hf_kd.bench.clocks import PartClocks
 from hf_kd.bench.memory import Memory
-from hf_kd.bench.result import BARE_BOTH, BARE_STUDENT, CLOCKED, OURS, PLAIN_TRAINER
+from hf_kd.bench.result import BARE_BOTH, BARE_STUDENT, CLOCKED, OTHER, OURS, PLAIN_TRAINER
 from hf_kd.bench.run import Loops, number_of_threads, timed_config
 from hf_kd.cli import app
 from hf_kd.cli import bench as words
@@ -183,7 +183,9 @@ def test_parts_add_up_to_the_step_and_none_is_missing(given, digits):
     for block in clocked:
         assert set(block.parts) == set(PARTS)
         assert sum(block.parts.values()) == pytest.approx(block.seconds)
-        assert all(seconds > 0 for seconds in block.parts.values()), block.parts
+        rest = block.parts[OTHER]
+        assert all(seconds > 0 for name, seconds in block.parts.items() if name != OTHER), f"{block.parts}"
+        assert rest > -0.01 * block.seconds, f"{block.parts}"
     assert {block.rows for block in result.blocks if block.rows} == {16 + 16}, "steps two and three of an epoch"
     assert result.notes == []
     assert result.memory_bytes >= 0
