@@ -58,6 +58,9 @@ def load_teacher(
     use_safetensors: bool = True,
     load_in_8bit: bool = False,
     load_in_4bit: bool = False,
+    attn_implementation: str | None = None,
+    channels_last: bool = False,
+    torch_compile: bool = False,
     **kwargs: Any,
 ) -> PreTrainedModel:
     """Load a classifier from the Hub or a folder and refuse one whose weights are not all there.
@@ -70,6 +73,9 @@ def load_teacher(
         use_safetensors: Read the safetensors format only; pickled weights can run code when they are read.
         load_in_8bit: Hold the weights of linear layers but the head's in 8 bits. Needs bitsandbytes.
         load_in_4bit: In 4 bits (NormalFloat), multiplied in `dtype`, in float32 for "auto". Needs bitsandbytes.
+        attn_implementation: As in `from_pretrained`; None for what transformers chooses.
+        channels_last: Hold the weights of convolutions channels last. Same numbers up to rounding.
+        torch_compile: Compile it in place, at its first forward. Same numbers up to rounding.
         **kwargs: Handed to `from_pretrained`.
 
     Raises:
@@ -91,6 +97,8 @@ def load_teacher(
     )
     if quantization is not None:
         kwargs["quantization_config"] = quantization
+    if attn_implementation is not None:
+        kwargs["attn_implementation"] = attn_implementation
     model, info = load_checkpoint(auto, name_or_path, dtype=dtype, use_safetensors=use_safetensors, **source, **kwargs)
     fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     if fresh:
@@ -99,6 +107,10 @@ def load_teacher(
             "freshly initialised, so the teacher would hand on random answers. Load a checkpoint that was fine-tuned "
             "for this task, with its own `num_labels`."
         )
+    if channels_last:
+        model.to(memory_format=torch.channels_last)
+    if torch_compile:
+        model.compile()
     return model
 
 

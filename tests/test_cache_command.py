@@ -116,6 +116,19 @@ def test_a_teacher_trained_anew_in_the_same_folder_is_refused(teacher, tmp_path)
     run_experiment(from_teacher(tmp_path / "moved", tmp_path / "run", teacher_cache=cache))
 
 
+def test_another_precision_is_refused_without_loading_anything(teacher, tmp_path):
+    cache = str(tmp_path / "cache")
+    section = {"model": str(teacher), "sanity_check": False, "dtype": "float32"}
+    fill_cache(config_with(tmp_path, teacher=section, teacher_cache=cache), splits=("train",))
+    for change in (
+        {"teacher": {**section, "dtype": "bfloat16"}},
+        {"teacher": section, "training": {**CONFIG["training"], "bf16": True, "use_cpu": True}},
+        {"teacher": {**section, "attn_implementation": "eager", "dtype": "float16"}},
+    ):
+        with pytest.raises(ConfigError, match=r"was made with teacher.precision float32 \(now: \w+\)"):
+            run_experiment(config_with(tmp_path / "run", teacher_cache=cache, **change))
+
+
 @pytest.mark.parametrize("augmentation", ["crop_flip", {"name": "crop_flip", "cutmix": 1.0}], ids=["crop", "cutmix"])
 def test_augmented_images_come_in_views(teacher, tmp_path, asked, augmentation):
     data = {**CONFIG["data"], "augmentation": augmentation}

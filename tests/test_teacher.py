@@ -278,3 +278,39 @@ def test_frozen_teacher_leaves_placed_models_where_they_are(student):
     teacher.to = None  # would not be callable
     frozen = FrozenTeacher(teacher, student)
     frozen._place(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "options"),
+    [
+        ("convnext", {"channels_last": True}),
+        ("resnet", {"channels_last": True}),
+        ("vit", {"attn_implementation": "eager"}),
+        ("bert", {"attn_implementation": "eager"}),
+    ],
+)
+def test_ways_to_compute_change_no_answer(tmp_path, architecture, options):
+    """Up to rounding; and the weights are laid out, or attended to, as asked."""
+    classifier(architecture, 3).save_pretrained(tmp_path)
+    plain, other = load_teacher(str(tmp_path)), load_teacher(str(tmp_path), **options)
+    rows = examples(architecture, 6)
+    torch.testing.assert_close(logits(other, rows), logits(plain, rows), rtol=1e-4, atol=1e-5)
+    if "channels_last" in options:
+        kernels = [weight for weight in other.parameters() if weight.dim() == 4 and min(weight.shape[1:]) > 1]
+        assert kernels
+        assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+    else:
+        assert (plain.config._attn_implementation, other.config._attn_implementation) == ("sdpa", "eager")
+
+
+@pytest.mark.parametrize("is_run", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_compiled_teacher_keeps_its_name_and_answers(tmp_path, is_run):
+    """Wrapped instead, it would be another class with other keys: to the cards, to resume, and to a cache."""
+    classifier("bert", 3).save_pretrained(tmp_path)
+    plain, compiled = load_teacher(str(tmp_path)), load_teacher(str(tmp_path), torch_compile=True)
+    assert compiled._compiled_call_impl is not None
+    assert type(compiled) is type(plain)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    if is_run:
+        rows = examples("bert", 6)
+        torch.testing.assert_close(logits(compiled, rows), logits(plain, rows), rtol=1e-4, atol=1e-5)

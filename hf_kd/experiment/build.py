@@ -16,7 +16,7 @@ from .student_checks import one_line
 from .training_checks import check_here
 
 _LOADING = ("revision", "dtype", "trust_remote_code", "use_safetensors")
-_OF_TEACHERS = (*_LOADING, *KEYS)
+_OF_TEACHERS = (*_LOADING, *KEYS, "attn_implementation", "channels_last", "torch_compile")
 
 
 def build_arguments(config: ExperimentConfig) -> DistillationTrainingArguments:

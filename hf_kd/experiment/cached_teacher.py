@@ -33,7 +33,15 @@ from ..teacher_cache import (
 )
 from ..teacher_logits import ClassesOf
 from ..trainer import DistillationTrainer
-from ..trainer.cached import CachedTeacher, StoredClassifier, answers_to, asking_of, manifest_facts, stored_width
+from ..trainer.cached import (
+    UNQUANTIZED,
+    CachedTeacher,
+    StoredClassifier,
+    answers_to,
+    asking_of,
+    manifest_facts,
+    stored_width,
+)
 from ..trainer.hub import describe_source
 from .build import build_arguments, build_task, build_teacher
 from .checks import one_line, run_objective
@@ -84,7 +92,7 @@ def cached_side(
         cache = TeacherCache(said.dir, dtype=said.dtype, top_k=said.top_k, views=said.views)
         facts = source_facts(section)
         if cache.manifest is not None:
-            refuse_other(cache.folder, cache.manifest, {"teacher": facts})
+            refuse_other(cache.folder, cache.manifest, {"teacher": {**facts, "precision": _precision(config)}})
         if not _is_complete(cache, task, splits):
             return _to_be_asked(config, task, student, splits, cache, facts, teacher)
         return _from_memory(config, task, student, splits, cache), CachedSide(cache)
@@ -103,10 +111,21 @@ def source_facts(section: TeacherSection) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         refuse("teacher.model", error)
     found = describe_source(section.model, section.revision)
+    held = {"quantization": "8-bit" if section.load_in_8bit else "4-bit nf4" if section.load_in_4bit else UNQUANTIZED}
     if found["local"]:
         files = sorted(Path(section.model).expanduser().glob("*.safetensors"))
-        return {"revision": None, "files": {path.name: _digest(path) for path in files} or None}
-    return {"revision": section.revision, "commit": getattr(config, "_commit_hash", None) or found["commit"]}
+        return {"revision": None, "files": {path.name: _digest(path) for path in files} or None, **held}
+    commit = getattr(config, "_commit_hash", None) or found["commit"]
+    return {"revision": section.revision, "commit": commit, **held}
+
+
+def _precision(config: ExperimentConfig) -> str | None:
+    """What the teacher would answer in, as `manifest_facts` says it; None where only loading it would tell."""
+    training, section = config.training, config.teacher
+    for name in ("bf16", "fp16"):
+        if training.get(name):
+            return name
+    return None if section.dtype == "auto" else section.dtype
 
 
 def _digest(path: Path) -> str:

@@ -44,6 +44,11 @@ class TeacherSection(Section):
         use_safetensors: Read weights of the safetensors format only; false allows pickled ones, which can run code.
         load_in_8bit: Hold its linear layers but the head in 8 bits, which needs bitsandbytes.
         load_in_4bit: In 4 bits, multiplied in `dtype` (float32 for "auto"). See `hf_kd.load_teacher`.
+        attn_implementation: How it computes attention, e.g. `sdpa`, `eager`, `flash_attention_2`; by default what
+            transformers chooses. Another one rounds otherwise.
+        channels_last: Hold the weights of convolutions channels last, which many devices compute faster. Rounds
+            otherwise.
+        torch_compile: Compile it. Rounds otherwise; the first steps take long.
     """
 
     model: Name | None = None
@@ -57,6 +62,9 @@ class TeacherSection(Section):
     use_safetensors: bool = True
     load_in_8bit: bool = False
     load_in_4bit: bool = False
+    attn_implementation: Name | None = None
+    channels_last: bool = False
+    torch_compile: bool = False
 
 
 class StudentSection(Section):

@@ -18,6 +18,7 @@ from ..heads import FeatureTap, classification_layer
 from ..inputs import TEACHER_LOGITS
 from ..label_map import LabelMap
 from ..objective import DistillationObjective
+from ..quantization import quantization_name
 from ..teacher import FrozenTeacher
 from ..teacher_cache import (
     TEACHER_FEATURES,
@@ -31,6 +32,8 @@ from ..teacher_cache import (
 from .draws import Epoch, SeededRows
 from .hub import describe_model
 from .identity import digest_of
+
+UNQUANTIZED = "none"
 
 
 class StoredClassifier(nn.Module):
@@ -213,6 +216,7 @@ def manifest_facts(
         "teacher": {
             **describe_model(model),
             "weights": digest_of(model) if is_module else None,
+            "quantization": quantization_name(model) or UNQUANTIZED,
             "precision": precision or (dtype and dtype.removeprefix("torch.")),
             **said,
         },
