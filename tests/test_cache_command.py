@@ -5,10 +5,11 @@ import re
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from hub_server import running_hub
-from hub_worker import upload
+from hub_worker import tokenizer, upload
 from test_hub import run_job
 from test_stored_logits import CONFIG, config_with, from_teacher
 from tiny import classifier
@@ -143,6 +144,38 @@ def test_augmented_images_come_in_views(teacher, tmp_path, asked, augmentation):
     live = {**given, "training": {**training, "augmentation_views": 2}}
     expected = run_experiment(from_teacher(teacher, tmp_path / "live", **live))
     assert scores(again) == pytest.approx(scores(expected), rel=2e-4, abs=1e-6)
+
+
+def test_a_stream_is_read_to_its_end_once(tmp_path, asked, monkeypatch):
+    """Afterwards the cache is known to be complete, and no teacher is loaded to find out."""
+    rows = datasets.Dataset.from_dict(
+        {"text": [f"{'good' if i % 2 else 'bad'} w{i % 7}" for i in range(40)], "label": [i % 2 for i in range(40)]},
+        features=datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["-", "+"])}),
+    )
+    for split, part in (("train", range(24)), ("validation", range(24, 32)), ("test", range(32, 40))):
+        rows.select(part).to_parquet(tmp_path / "rows" / f"{split}.parquet")
+    ids = {"id2label": {0: "-", 1: "+"}, "label2id": {"-": 0, "+": 1}}
+    classifier("bert", 3, classes=2, **ids).save_pretrained(tmp_path / "teacher")
+    tokenizer().save_pretrained(tmp_path / "teacher")
+    given = {
+        "output_dir": str(tmp_path / "run"),
+        "student": {"model": str(tmp_path / "teacher"), "from_scratch": True},
+        "teacher": {"model": str(tmp_path / "teacher"), "sanity_check": False},
+        "data": {"path": str(tmp_path / "rows"), "streaming": True},
+        "method": "ctkd",
+        "training": {**CONFIG["training"], "max_steps": 6, "evaluate_with_teacher": False},
+    }
+    given["training"].pop("num_train_epochs")
+    live = run_experiment(parse_config(given))
+    asked.clear()
+    cached = {**given, "teacher_cache": str(tmp_path / "cache")}
+    fill_cache(parse_config(cached))
+    assert sum(asked) == len({f"{i % 2} {i % 7}" for i in range(40)}), "equal texts once"
+    asked.clear()
+    monkeypatch.setattr(cached_teacher, "build_teacher", None)
+    again = run_experiment(parse_config({**cached, "output_dir": str(tmp_path / "again")}))
+    assert asked == []
+    assert scores(again) == pytest.approx(scores(live), rel=2e-4, abs=1e-6)
 
 
 def test_the_command_fills_tells_and_verifies(teacher, tmp_path):

@@ -41,6 +41,14 @@ def task(parquet, processor, tmp_path, monkeypatch):
     return load_task("imagenet-1k", path=parquet, processor=processor, streaming=True, cache_dir=tmp_path / "cache")
 
 
+def test_a_stream_of_ones_own_files_says_what_its_labels_are(parquet, processor, tmp_path):
+    """Without a benchmark's word for it, classes were scored as numbers."""
+    task = load_task(parquet, processor=processor, streaming=True, missing_label=-1, cache_dir=tmp_path / "cache")
+    assert task.problem_type == "single_label_classification"
+    assert task.head.keys() == {"id2label", "label2id"}
+    assert task.metric == "accuracy"
+
+
 def test_a_stream_has_the_rows_of_the_files(task, parquet, processor, tmp_path):
     """Validation serves as test; validation is cut off the front, and no row is in both."""
     train, validation, test = (list(getattr(task, split)) for split in ("train", "validation", "test"))

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from ..functional import MULTI_LABEL, REGRESSION
+from ..functional import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from .augmentation import Augmentation
 from .benchmarks import Benchmark
 from .generic import named_splits, table_columns
@@ -90,7 +90,7 @@ def stream_source(
         label_names=names,
         fingerprint=fingerprint,
         description="; ".join(facts) + ".",
-        problem_type=options.problem_type,
+        problem_type=options.problem_type or SINGLE_LABEL,
         is_streamed=True,
         origin=read.origin,
     )

@@ -117,9 +117,11 @@ def fill_stream(cache: TeacherCache, rows: Iterable[dict[str, Any]], asking: Ask
     with draws_kept():
         for number, part in enumerate(_parts(rows, asking.batch_size)):
             keys = np.array([row_key(row) for row in part], dtype=np.int64).reshape(-1, 2)
-            missing = cache.find(keys) < 0
-            new = [i for i in np.flatnonzero(missing) if tuple(keys[i]) not in seen]
-            seen.update(tuple(keys[i]) for i in new)
+            new = []
+            for i in np.flatnonzero(cache.find(keys) < 0):
+                if tuple(keys[i]) not in seen:
+                    seen.add(tuple(keys[i]))
+                    new.append(int(i))
             if not new or number % accelerator.num_processes != accelerator.process_index:
                 continue
             chosen = [part[i] for i in new]
