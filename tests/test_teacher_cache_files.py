@@ -198,7 +198,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         TeacherCache(tmp_path / "photos" / "cat.jpg")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "classes": []}', '{"format": 1}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": "x", "classes": []}', '{"format": 2}', '{"format": 2, "classes": []}']
+)
 def test_a_manifest_that_says_nothing_is_refused(tmp_path, content):
     written(tmp_path / "cache")
     (tmp_path / "cache" / "cache.json").write_text(content)
