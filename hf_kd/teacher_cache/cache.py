@@ -23,6 +23,7 @@ from .shards import (
     DIGESTS,
     KEYS,
     Shard,
+    as_numbers,
     checksum_of,
     is_whole,
     joined_facts,
@@ -234,17 +235,16 @@ class TeacherCache:
         owners = np.searchsorted(self._starts, places, side="right") - 1
         order = np.argsort(owners, kind="stable")
         bounds = np.searchsorted(owners[order], np.arange(len(self.shards) + 1))
-        gathered: dict[str, Tensor] = {}
-        for number in np.unique(owners):
+        wanted = np.flatnonzero(np.diff(bounds))
+        shards = [self.shards[number] for number in wanted] or self.shards[:1]
+        gathered = {name: t.new_empty((len(places), *t.shape[1:])) for name, t in shards[0].tensors.items()}
+        arrays = {name: as_numbers(gathered[name]) for name in names}
+        for number in wanted:
             rows = order[bounds[number] : bounds[number + 1]]
-            inside = torch.from_numpy(places[rows] - self._starts[number])
-            target = torch.from_numpy(rows)
+            inside = places[rows] - self._starts[number]
             for name in names:
-                part = self.shards[number].tensors[name].index_select(0, inside)
-                if name not in gathered:
-                    gathered[name] = part.new_empty((len(places), *part.shape[1:]))
-                gathered[name][target] = part
-        return gathered
+                arrays[name][rows] = as_numbers(self.shards[number].tensors[name])[inside]
+        return {name: gathered[name] for name in names}
 
     # ---- Writing
 
