@@ -1,7 +1,17 @@
 """What a teacher answered, on disk: asked once, read by any number of runs, and never paired with another row."""
 
 from .cache import AS_STORED, CLASSIFIER, KEY_MEMORY, MANIFEST, TEACHER_FEATURES, TeacherCache
-from .fill import Asking, agreed, check_inputs, check_repeatable, check_stream, fill, fill_stream, finish
+from .fill import (
+    Asking,
+    agreed,
+    check_answers,
+    check_inputs,
+    check_repeatable,
+    check_stream,
+    fill,
+    fill_stream,
+    finish,
+)
 from .identity import refuse_other
 from .keys import input_digest, row_key, row_keys
 from .rows import KeyedRows, probes
@@ -17,6 +27,7 @@ __all__ = [
     "KeyedRows",
     "TeacherCache",
     "agreed",
+    "check_answers",
     "check_inputs",
     "check_repeatable",
     "check_stream",

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..inputs import teacher_inputs
+from ..inputs import TEACHER_LOGITS, teacher_inputs
 from ..seeding import draws_kept, seeded
 from .cache import AS_STORED, SHARD_BYTES, TeacherCache
 from .keys import input_digest, row_key
@@ -29,6 +29,9 @@ LOOKED_AT = 32
 
 EQUAL_ROWS = 512
 """Rows that are looked at because others have the same key."""
+
+UNLIKE = 0.1
+"""Of the spread of logits: far above what another precision or batch changes."""
 
 STREAMED = 256
 """Rows of a stream that are looked at before training."""
@@ -289,6 +292,32 @@ def _refuse_differing(cache: TeacherCache, differing: Sequence[int], looked_at: 
             f"transform, augmentation or text length, or other versions (then: {_words(made)}). The stored answers "
             "belong to those inputs. Name another folder, which is then filled, or restore what makes the inputs. If "
             "the rows hold the inputs of the student alone, say so: `TeacherCache(check_inputs=False)`."
+        )
+
+
+def check_answers(cache: TeacherCache, rows: KeyedRows, asking: Asking) -> None:
+    """Ask again about some rows; for a teacher that is a function, which has no weights to be known by.
+
+    Raises:
+        ValueError: It answers otherwise than it did, by more than `UNLIKE` of the spread of its logits.
+    """
+    view = rows.view_numbers[0]
+    known = rows.known_by(view)
+    places = cache.find(known, view)
+    chosen = probes(rows.rows, np.flatnonzero(places >= 0))[: asking.batch_size]
+    if not len(chosen):
+        return
+    with draws_kept():
+        logits, _ = _checked(asking.ask(asking.collate(rows.read(chosen, view))), len(chosen), cache)
+    then, encoding = cache.read(places[chosen])[TEACHER_LOGITS], cache.encoding
+    now = encoding.decode(encoding.encode(logits))
+    differing = (now - then).abs().amax(-1) > UNLIKE * then.std(correction=0).clamp(min=1e-3)
+    if bool(differing.any()):
+        raise ValueError(
+            f"`TeacherCache({str(cache.folder)!r})`: the teacher, a function, answers "
+            f"{int(differing.sum())} of {len(chosen)} rows otherwise than when the cache was filled. It has "
+            "no weights to be known by: this is another one, or not the same twice. Name another folder, which is "
+            "then filled, or leave the cache out."
         )
 
 
