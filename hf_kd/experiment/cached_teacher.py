@@ -35,7 +35,15 @@ from ..teacher_cache import (
 )
 from ..teacher_logits import ClassesOf
 from ..trainer import DistillationTrainer
-from ..trainer.cached import CachedTeacher, StoredClassifier, answers_to, asking_of, manifest_facts, stored_width
+from ..trainer.cached import (
+    CachedTeacher,
+    StoredClassifier,
+    answers_to,
+    asking_of,
+    manifest_facts,
+    refuse_features,
+    stored_width,
+)
 from ..trainer.hub import describe_source
 from .build import build_arguments, build_task, build_teacher
 from .checks import one_line, run_objective
@@ -91,6 +99,7 @@ def cached_side(
         cache.open()  # the main process may have looked later than this one, when more was there
         if not is_complete:
             return _to_be_asked(config, task, student, splits, cache, facts, teacher)
+        refuse_features(run_objective(config, task.num_labels), cache)
         return _from_memory(config, task, student, splits, cache), CachedSide(cache)
     except ValueError as error:
         if isinstance(error, ConfigError):

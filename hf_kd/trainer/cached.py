@@ -313,7 +313,7 @@ def refuse_features(objective: DistillationObjective, cache: TeacherCache) -> No
         names = ", ".join(f"`{loss.name}`" for loss in objective.active_losses if loss.needs)
         raise ValueError(
             f"`DistillationTrainer(teacher_cache={str(cache.folder)!r})`: {names} compares pooled features, and the "
-            "cache was filled without. Name another folder and pass the teacher, which fills it with them."
+            "cache was filled without. Name another folder, which the teacher then fills with them."
         )
 
 
