@@ -389,9 +389,10 @@ def _is_damaged(path: Path) -> bool:
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        its_format, classes = manifest["format"], manifest["classes"]
-    except (ValueError, KeyError, TypeError):
-        its_format = classes = None
+    except ValueError:
+        manifest = None
+    manifest = manifest if isinstance(manifest, dict) else {}
+    its_format, classes = manifest.get("format"), manifest.get("classes")
     if isinstance(its_format, int) and its_format > FORMAT:
         raise ValueError(
             f"`TeacherCache({str(path.parent)!r})` is of format {its_format}, and this version of hf_kd reads format "
