@@ -312,6 +312,25 @@ def test_partners_are_rows_of_the_set_whatever_their_order():
     assert (stronger.known_by(1) != straight.known_by(1)).any(1).all(), "so have other settings"
 
 
+@pytest.mark.parametrize("then", ["live", "filling"])
+def test_a_run_goes_on_from_the_cache_that_it_began_without(tmp_path, filled, then):
+    """The teacher was there, and need not be any more; answers that are not as given are another run's."""
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    first = {"teacher": filled[1], "cache": None if then == "live" else filled[0]}
+    run(tmp_path / "whole", **first, **settings)
+    for cache in (filled[0], TeacherCache(tmp_path / "half", dtype="float16")):
+        is_half = isinstance(cache, TeacherCache)
+        teacher = filled[1] if is_half else None
+        again = run(tmp_path / "again", cache=cache, teacher=teacher, **{**settings, "save_strategy": "no"})
+        again.args.max_steps = 6
+        if is_half:
+            with pytest.raises(ValueError, match="answers as given .now: in float16, top_k None"):
+                again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+        else:
+            again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+            assert again.state.global_step == 6
+
+
 def test_a_run_resumed_in_mid_epoch_reads_the_same_mixtures(tmp_path):
     settings = {
         **{"architecture": "vit", "trainer": {"mixing": Mixing(mixup=0.8)}, "method": "ctkd"},

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..functional import SINGLE_LABEL
 from ..inputs import TEACHER_LOGITS
-from .encoding import Encoding, TopK, encoding_of, rounded, rounding_error
+from .encoding import Dense, Encoding, TopK, encoding_of, rounded, rounding_error
 from .identity import check_settings, refuse_other
 from .shards import (
     DIGESTS,
@@ -146,6 +146,15 @@ class TeacherCache:
         """How its logits are written."""
         said = self._said("encoding")
         return encoding_of(said["dtype"], len(self._said("classes")), said["top_k"])
+
+    def words(self) -> str:
+        """How answers come back: as they were given, or what is left of them."""
+        said = {**self.asked, "dtype": self.asked["dtype"] or "float32"}
+        said = said if self.manifest is None else self.manifest["encoding"]
+        dtype, top_k = said["dtype"], said["top_k"]
+        if self.manifest is not None and isinstance(self.encoding, Dense):
+            top_k = None
+        return "as given" if (dtype, top_k) == ("float32", None) else f"in {dtype}, top_k {top_k}"
 
     @property
     def num_classes(self) -> int:
