@@ -252,7 +252,7 @@ class TeacherCache:
             rows = order[bounds[number] : bounds[number + 1]]
             inside = places[rows] - self._starts[number]
             for name in names:
-                arrays[name][rows] = as_numbers(self.shards[number].tensors[name])[inside]
+                arrays[name][rows] = np.take(as_numbers(self.shards[number].tensors[name]), inside, axis=0)
         return {name: gathered[name] for name in names}
 
     # ---- Writing
