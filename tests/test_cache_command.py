@@ -17,9 +17,10 @@ from tiny import classifier
 from transformers import ViTImageProcessor
 from typer.testing import CliRunner
 
-from hf_kd import load_task
+from hf_kd import TeacherCache, load_task
 from hf_kd.cli import app
 from hf_kd.experiment import cached_teacher, fill_cache, parse_config, run_experiment
+from hf_kd.experiment.build import build_task
 from hf_kd.registry import ConfigError
 from hf_kd.teacher import FrozenTeacher
 
@@ -230,7 +231,7 @@ def write_pictures(folder, count):
         rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
-def test_a_stream_is_asked_about_again_where_answers_are_gone_or_rows_came(tmp_path, asked):
+def test_a_stream_is_asked_about_again_where_answers_are_gone_or_rows_came(tmp_path):
     """That it was read to its end once is no promise."""
     write_pictures(tmp_path / "set", 20)
     ids = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
@@ -243,14 +244,16 @@ def test_a_stream_is_asked_about_again_where_answers_are_gone_or_rows_came(tmp_p
         **{"student": student, "teacher_cache": str(tmp_path / "cache")},
     }
     config = from_teacher(tmp_path / "teacher", tmp_path / "run", **given)
-    run_experiment(config)
-    assert sum(asked) == 20
-    asked.clear()
-    run_experiment(config)
-    assert asked == []
+
+    def is_complete():
+        return cached_teacher._is_complete(TeacherCache(tmp_path / "cache"), build_task(config), ["train"])
+
+    assert fill_cache(config, splits=("train",)).added == 20
+    assert is_complete()
+    assert fill_cache(config, splits=("train",)).added == 0
     next((tmp_path / "cache").glob("*.safetensors")).unlink()
-    run_experiment(config)
-    assert sum(asked) == 20
+    assert not is_complete()
+    assert fill_cache(config, splits=("train",)).added == 20
     write_pictures(tmp_path / "set", 26)
     assert fill_cache(config, splits=("train",)).added == 6
 
