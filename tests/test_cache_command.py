@@ -231,6 +231,7 @@ def write_pictures(folder, count):
         rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 
+@pytest.mark.slow
 def test_a_stream_is_asked_about_again_where_answers_are_gone_or_rows_came(tmp_path):
     """That it was read to its end once is no promise."""
     write_pictures(tmp_path / "set", 20)
