@@ -10,14 +10,17 @@ import pytest
 import torch
 from hub_server import running_hub
 from hub_worker import tokenizer, upload
+from PIL import Image
 from test_hub import run_job
 from test_stored_logits import CONFIG, config_with, from_teacher
 from tiny import classifier
+from transformers import ViTImageProcessor
 from typer.testing import CliRunner
 
-from hf_kd import load_task
+from hf_kd import TeacherCache, load_task
 from hf_kd.cli import app
 from hf_kd.experiment import cached_teacher, fill_cache, parse_config, run_experiment
+from hf_kd.experiment.build import build_task
 from hf_kd.registry import ConfigError
 from hf_kd.teacher import FrozenTeacher
 
@@ -250,6 +253,55 @@ def test_configurations_that_cannot_be_are_refused(changes, words, tmp_path):
 def test_a_cache_alone_is_not_enough_to_fill_one(teacher, tmp_path):
     with pytest.raises(ConfigError, match="teacher_cache: is required: a folder"):
         fill_cache(from_teacher(teacher, tmp_path))
+
+
+def test_features_that_a_cache_lacks_are_said_before_the_run_starts(teacher, tmp_path):
+    cache = str(tmp_path / "cache")
+    fill_cache(from_teacher(teacher, tmp_path, teacher_cache=cache), splits=("train",))
+    training = {**CONFIG["training"], "evaluate_with_teacher": False}
+    given = {"method": {"name": "feature_mse"}, "teacher_cache": cache, "training": training}
+    with pytest.raises(ConfigError, match="filled without. Name another folder, which the teacher then fills"):
+        run_experiment(from_teacher(teacher, tmp_path / "run", **given))
+    assert not (tmp_path / "run").exists()
+
+
+def write_pictures(folder, count):
+    """The first rows are the same, however many there are."""
+    names = datasets.ClassLabel(names=["dark", "light"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    for number, split in enumerate(("train", "validation", "test")):
+        images = [Image.new("RGB", (8, 8), (200 * (i % 2), i, number)) for i in range(count)]
+        rows = datasets.Dataset.from_dict({"image": images, "label": [i % 2 for i in range(count)]}, features=features)
+        folder.mkdir(exist_ok=True)
+        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.slow
+def test_a_stream_is_asked_about_again_where_answers_are_gone_or_rows_came(tmp_path):
+    """That it was read to its end once is no promise."""
+    write_pictures(tmp_path / "set", 20)
+    ids = {"id2label": {0: "dark", 1: "light"}, "label2id": {"dark": 0, "light": 1}}
+    classifier("vit", 9, classes=2, **ids).save_pretrained(tmp_path / "teacher")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path / "teacher")
+    student = {**CONFIG["student"], "processor": str(tmp_path / "teacher")}
+    given = {
+        "data": {"path": str(tmp_path / "set"), "streaming": True},
+        "training": {**CONFIG["training"], "num_train_epochs": 3.0, "max_steps": 2, "evaluate_with_teacher": False},
+        **{"student": student, "teacher_cache": str(tmp_path / "cache")},
+    }
+    config = from_teacher(tmp_path / "teacher", tmp_path / "run", **given)
+
+    def is_complete():
+        return cached_teacher._is_complete(TeacherCache(tmp_path / "cache"), build_task(config), ["train"])
+
+    assert fill_cache(config, splits=("train",)).added == 20
+    assert is_complete()
+    assert fill_cache(config, splits=("train",)).added == 0
+    next((tmp_path / "cache").glob("*.safetensors")).unlink()
+    assert not is_complete()
+    assert fill_cache(config, splits=("train",)).added == 20
+    write_pictures(tmp_path / "set", 26)
+    assert fill_cache(config, splits=("train",)).added == 6
 
 
 # ---- The Hub

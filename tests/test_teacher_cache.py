@@ -1,5 +1,6 @@
 """A cached teacher teaches what the live one does, to exactly the rows it answered to, or the cache is refused."""
 
+import math
 import pickle
 
 import datasets
@@ -311,6 +312,39 @@ def test_partners_are_rows_of_the_set_whatever_their_order():
     assert (stronger.known_by(1) != straight.known_by(1)).any(1).all(), "so have other settings"
 
 
+@pytest.mark.parametrize("then", ["live", "filling"])
+def test_a_run_goes_on_from_the_cache_that_it_began_without(tmp_path, filled, then):
+    """The teacher was there, and need not be any more; answers that are not as given are another run's."""
+    settings = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    first = {"teacher": filled[1], "cache": None if then == "live" else filled[0]}
+    run(tmp_path / "whole", **first, **settings)
+    for cache in (filled[0], TeacherCache(tmp_path / "half", dtype="float16")):
+        is_half = isinstance(cache, TeacherCache)
+        teacher = filled[1] if is_half else None
+        again = run(tmp_path / "again", cache=cache, teacher=teacher, **{**settings, "save_strategy": "no"})
+        again.args.max_steps = 6
+        if is_half:
+            with pytest.raises(ValueError, match="answers as given .now: in float16, top_k None"):
+                again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+        else:
+            again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+            assert again.state.global_step == 6
+
+
+def test_a_run_resumed_in_mid_epoch_reads_the_same_mixtures(tmp_path):
+    settings = {
+        **{"architecture": "vit", "trainer": {"mixing": Mixing(mixup=0.8)}, "method": "ctkd"},
+        **{"save_strategy": "steps", "save_steps": 4, "dataloader_num_workers": 1},
+    }
+    rows, cache = table(examples("vit", ROWS)), tmp_path / "cache"
+    made = {"rows": rows, "teacher": classifier("vit", 7), **settings}
+    whole = run(tmp_path / "whole", cache=TeacherCache(cache, views=2), **made)
+    again = run(tmp_path / "again", cache=TeacherCache(cache, views=2), rows=rows, max_steps=4, **settings)
+    again.args.max_steps = -1
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-4"))
+    assert_close(weights(whole), weights(again), 0)
+
+
 # ---- Streams
 
 
@@ -368,10 +402,92 @@ def test_other_inputs_of_the_same_rows_are_refused(tmp_path):
     run(tmp_path / "fill", teacher=classifier("bert", 7), cache=tmp_path / "cache", rows=table(rows))
     shorter = table([{**row, "input_ids": row["input_ids"][:6], "attention_mask": [1] * 6} for row in rows])
     for teacher in (None, classifier("bert", 7)):
-        with pytest.raises(ValueError, match=r"row 0 of the training rows is not shown .* as it was .*8 of 8 rows"):
+        with pytest.raises(ValueError, match=r"row 0 of the training rows is not shown .* as it was .*24 of 24 rows"):
             run(tmp_path / "other", teacher=teacher, cache=tmp_path / "cache", rows=shorter)
     cache = TeacherCache(tmp_path / "cache", check_inputs=False)
     run(tmp_path / "allowed", cache=cache, rows=shorter, num_train_epochs=1)
+
+
+def test_a_shorter_text_length_is_refused_though_it_cuts_few_rows(tmp_path):
+    """One text of two hundred is long enough to be cut."""
+    rows = [{**row, "text": f"row {i:03}"} for i, row in enumerate(examples("bert", 200))]
+    rows[77]["text"] += " and much more"
+    run(tmp_path / "fill", teacher=classifier("bert", 7), cache=tmp_path / "cache", rows=table(rows), max_steps=1)
+    cut = [dict(row) for row in rows]
+    cut[77] |= {"input_ids": rows[77]["input_ids"][:6], "attention_mask": [1] * 6}
+    with pytest.raises(ValueError, match="row 77 of the training rows is not shown .* as it was"):
+        run(tmp_path / "other", cache=tmp_path / "cache", rows=table(cut), max_steps=1)
+
+
+@pytest.mark.parametrize("make", [lambda rows: table(rows), lambda rows: stream(rows)], ids=["table", "stream"])
+def test_rows_that_only_share_a_text_that_is_no_input_are_refused(tmp_path, make):
+    """The names of the labels beside tokens: by them all rows of a class would be one row."""
+    rows = make([{**row, "label_text": f"class {row['labels']}"} for row in examples("bert", ROWS)])
+    with pytest.raises(ValueError, match="have the same texts or images.*one of them would get the answer"):
+        run(tmp_path / "run", teacher=classifier("bert", 7), cache=tmp_path / "cache", rows=rows, max_steps=1)
+
+
+def test_other_inputs_of_a_stream_are_refused(tmp_path):
+    rows = [{**row, "text": f"row {i}"} for i, row in enumerate(examples("bert", ROWS))]
+    shorter = [{**row, "input_ids": row["input_ids"][:6], "attention_mask": [1] * 6} for row in rows]
+    run(tmp_path / "fill", teacher=classifier("bert", 7), cache=tmp_path / "cache", rows=stream(rows), max_steps=1)
+    for teacher in (None, classifier("bert", 7)):
+        with pytest.raises(ValueError, match="is not shown to the teacher as it was"):
+            run(tmp_path / "other", teacher=teacher, cache=tmp_path / "cache", rows=stream(shorter), max_steps=1)
+
+
+def test_a_stream_that_changes_each_time_is_refused(tmp_path):
+    def noise(row):
+        return {**row, "input_ids": torch.randint(1, VOCABULARY, (LENGTH,)).tolist()}
+
+    rows = stream([{**row, "text": f"row {i}"} for i, row in enumerate(examples("bert", ROWS))]).map(noise)
+    with pytest.raises(ValueError, match="others each time they pass"):
+        run(tmp_path / "run", teacher=classifier("bert", 7), cache=tmp_path / "cache", rows=rows, max_steps=1)
+
+
+def test_labels_that_are_not_there_do_not_look_like_augmentation(tmp_path):
+    rows = [{**row, "labels": math.nan if i % 3 else 0.5} for i, row in enumerate(examples("bert", 12, "none"))]
+    teacher, student = head("bert", 7, "one-number"), head("bert", 1, "one-number")
+    settings = {"rows": table(rows), "method": "logit_mse", "num_train_epochs": 1}
+    run(tmp_path / "run", teacher=teacher, student=student, cache=tmp_path / "cache", **settings)
+
+
+def test_a_teacher_changed_between_two_trainings_is_refused(tmp_path):
+    teacher = classifier("bert", 7)
+    trainer = run(tmp_path / "run", teacher=teacher, cache=tmp_path / "cache", num_train_epochs=1)
+    trainer.train()
+    with torch.no_grad():
+        teacher.classifier.bias += 1
+    with pytest.raises(ValueError, match="teacher.weights"):
+        trainer.train()
+
+
+def test_one_changed_weight_is_another_teacher(tmp_path, filled):
+    folder, teacher = filled
+    with torch.no_grad():
+        teacher.bert.embeddings.word_embeddings.weight[11, 5] += 1e-3
+    with pytest.raises(ValueError, match=r"was made with teacher.checksum \w+ \(now: \w+\)"):
+        run(tmp_path / "run", teacher=teacher, cache=folder)
+
+
+def test_another_function_of_the_same_name_is_refused(tmp_path):
+    def far_away(seed):
+        model = classifier("bert", seed)
+        return lambda input_ids, attention_mask: model(input_ids, attention_mask).logits
+
+    settings = {"cache": tmp_path / "cache", "num_train_epochs": 1}
+    run(tmp_path / "run", teacher=far_away(7), **settings)
+    run(tmp_path / "again", teacher=far_away(7), **settings)
+    with pytest.raises(ValueError, match="answers 4 of 4 rows otherwise than when the cache was filled"):
+        run(tmp_path / "other", teacher=far_away(8), **settings)
+
+
+def test_a_transform_set_on_the_same_rows_between_two_trainings_is_refused(tmp_path):
+    rows = table([{**row, "text": f"row {i}"} for i, row in enumerate(examples("bert", ROWS))])
+    trainer = run(tmp_path / "run", cache=tmp_path / "cache", teacher=classifier("bert", 7), rows=rows, max_steps=1)
+    rows.set_transform(lambda batch: {**batch, "input_ids": [ids[::-1] for ids in batch["input_ids"]]})
+    with pytest.raises(ValueError, match="is not shown to the teacher as it was"):
+        trainer.train()
 
 
 def test_missing_answers_without_a_teacher_are_refused(tmp_path, filled):

@@ -1,8 +1,10 @@
 """The files of a cache: what is written is what is read, whatever kills the writer, and damage is seen."""
 
+import errno
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,9 +16,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from safetensors.torch import save
 
 from hf_kd import TeacherCache
-from hf_kd.teacher_cache import Asking, KeyedRows, cache, fill, row_key, row_keys
+from hf_kd.teacher_cache import Asking, KeyedRows, cache, fill, row_key, row_keys, shards
 
 CLASSES = 40
 FACTS = {
@@ -64,6 +67,13 @@ def test_a_logit_too_large_for_float16_is_refused(tmp_path):
     made, keys = written(tmp_path / "cache", dtype="float16")
     with pytest.raises(ValueError, match=r"a logit of 7e\+04, which is infinite in float16"):
         made.write(keys[:1], np.arange(1), torch.full((1, CLASSES), 7e4), -1)
+
+
+def test_a_feature_too_large_for_float16_is_refused(tmp_path):
+    made = TeacherCache(tmp_path / "cache", dtype="float16")
+    made.claim({**FACTS, "features": 2}, torch.zeros(CLASSES, 2))
+    with pytest.raises(ValueError, match=r"a feature of 7e\+04, which is infinite in float16"):
+        made.write(np.zeros((1, 2), np.int64), np.arange(1), torch.zeros(1, CLASSES), -1, torch.full((1, 2), 7e4))
 
 
 def test_top_k_keeps_the_probabilities_of_what_it_keeps(tmp_path):
@@ -189,6 +199,28 @@ def test_a_file_cut_short_is_refused_when_it_is_opened(tmp_path):
         TeacherCache(tmp_path / "cache")
 
 
+def test_damage_is_not_joined_into_a_file_with_a_right_checksum(tmp_path):
+    made, keys = written(tmp_path / "cache")
+    made.write(keys + 1, np.arange(100), answers(keys), -1)
+    made.open()
+    path = made.shards[0].path
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    made.tidy()
+    assert made.damaged() == [path.name]
+
+
+def test_a_last_layer_of_another_teacher_is_refused(tmp_path):
+    made = TeacherCache(tmp_path / "cache")
+    made.claim({**FACTS, "features": 8}, torch.zeros(CLASSES, 8))
+    assert made.classifier_weight().shape == (CLASSES, 8)
+    (tmp_path / "cache" / cache.CLASSIFIER).write_bytes(save({"weight": torch.ones(CLASSES, 8)}))
+    assert TeacherCache(tmp_path / "cache").damaged() == [cache.CLASSIFIER]
+    with pytest.raises(ValueError, match="does not hold the last layer of the teacher that answered"):
+        made.classifier_weight()
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
@@ -198,7 +230,17 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
         TeacherCache(tmp_path / "photos" / "cat.jpg")
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 99, "classes": []}', '{"format": 1}'])
+@pytest.mark.parametrize(("number", "words"), [(99, "a newer one made it. Install that"), (1, "fill it anew")])
+def test_a_cache_of_another_format_is_refused(tmp_path, number, words):
+    written(tmp_path / "cache")
+    (tmp_path / "cache" / "cache.json").write_text(json.dumps({"format": number}))
+    with pytest.raises(ValueError, match=f"is of format {number}.*{words}"):
+        TeacherCache(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": "x", "classes": []}', '{"format": 2}', '{"format": 2, "classes": []}']
+)
 def test_a_manifest_that_says_nothing_is_refused(tmp_path, content):
     written(tmp_path / "cache")
     (tmp_path / "cache" / "cache.json").write_text(content)
@@ -278,6 +320,30 @@ def test_keys_are_of_what_rows_hold(tmp_path):
     assert np.array_equal(row_keys(read), keys), "in another format"
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"picture": [b"a", b"b"], "source": ["x", "x"]},
+        {"words": [["a", "b"], ["ab"]], "language": ["en", "en"]},
+        {"boxes": [[[1], [2, 3]], [[1, 2], [3]]]},
+        {"boxes": [[[1, 2], [3, 4]], [[1, 2, 3, 4]]]},
+        {"pixel_values": [np.zeros((2, 6)).tolist(), np.zeros((3, 4)).tolist()]},
+    ],
+    ids=["bytes", "words", "ragged", "folded", "shape"],
+)
+def test_whatever_a_row_holds_and_its_shape_are_in_its_key(columns):
+    rows = datasets.Dataset.from_dict(columns)
+    keys = row_keys(rows)
+    assert len({tuple(key) for key in keys.tolist()}) == 2
+    assert [row_key(row) for row in rows] == [tuple(key) for key in keys.tolist()], "of a stream too"
+
+
+def test_a_missing_text_keeps_its_place_in_a_pair():
+    pairs = [{"a": None, "b": "x"}, {"a": "x", "b": None}]
+    assert len({row_key(row) for row in pairs}) == 2
+    assert [tuple(key) for key in row_keys(datasets.Dataset.from_list(pairs)).tolist()] == [*map(row_key, pairs)]
+
+
 def test_keys_tell_rows_apart_that_read_alike():
     pairs = datasets.Dataset.from_dict({"a": ["x", "xy", ""], "b": ["yz", "z", "xyz"]})
     assert len({tuple(key) for key in row_keys(pairs).tolist()}) == 3
@@ -297,6 +363,54 @@ def test_remembered_keys_are_checked(tmp_path):
     (path,) = (tmp_path / "memory").iterdir()
     assert np.array_equal(np.load(path), keys)
     np.save(path, keys[::-1])  # of other rows, under the same name
+    assert np.array_equal(row_keys(rows, tmp_path / "memory"), keys)
+
+
+def on_disk(folder, name, **columns):
+    datasets.Dataset.from_dict(columns).save_to_disk(folder / name)
+    return datasets.load_from_disk(folder / name)
+
+
+def test_remembered_keys_are_of_what_the_rows_hold_now(tmp_path):
+    """One row of a hundred differs, which the few keys that are computed again do not show."""
+    memory, texts = tmp_path / "memory", [f"text {i}" for i in range(100)]
+    other = [*texts[:1], "other", *texts[2:]]
+
+    def assert_told_apart(first, second):
+        one, two = row_keys(first, memory), row_keys(second, memory)
+        assert (one != two).any(1).nonzero()[0].tolist() == [len(first) - 99]
+
+    rows = on_disk(tmp_path, "numbers", number=list(range(100)))
+    assert_told_apart(rows.add_column("text", texts), rows.add_column("text", other))
+    rows = on_disk(tmp_path, "texts", text=texts, clean=other)
+    assert_told_apart(rows.select_columns("text"), rows.remove_columns("text").rename_column("clean", "text"))
+    rows, more = rows.select_columns("text"), [datasets.Dataset.from_dict({"text": t}) for t in (texts, other)]
+    assert_told_apart(*(datasets.concatenate_datasets([rows, added]) for added in more))
+
+
+def test_an_image_file_that_is_changed_is_another_row(tmp_path):
+    """Its path in the table is the same."""
+    for i in range(40):
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    paths = [str(tmp_path / f"{i}.png") for i in range(40)]
+    rows = on_disk(tmp_path, "paths", image=paths).cast_column("image", datasets.Image())
+    rows = rows.map(lambda row: {}, cache_file_name=str(tmp_path / "rows.arrow"), new_fingerprint="x")
+    keys = row_keys(rows, tmp_path / "memory")
+    assert np.array_equal(row_keys(rows, tmp_path / "memory"), keys)
+    said = (tmp_path / "1.png").stat()
+    Image.new("RGB", (4, 4), (99, 0, 0)).save(tmp_path / "1.png")
+    os.utime(tmp_path / "1.png", ns=(said.st_atime_ns, said.st_mtime_ns))
+    assert (row_keys(rows, tmp_path / "memory") != keys).any(1).nonzero()[0].tolist() == [1]
+
+
+def test_keys_need_not_be_remembered(tmp_path):
+    """A folder that is only to be read, and a file that was cut short."""
+    rows = on_disk(tmp_path, "rows", text=["a", "b"])
+    (tmp_path / "file").write_bytes(b"")
+    keys = row_keys(rows, tmp_path / "file" / "memory")
+    assert np.array_equal(row_keys(rows, tmp_path / "memory"), keys)
+    (path,) = (tmp_path / "memory").iterdir()
+    path.write_bytes(path.read_bytes()[:9])
     assert np.array_equal(row_keys(rows, tmp_path / "memory"), keys)
 
 
@@ -390,6 +504,77 @@ def test_a_killed_writer_loses_its_last_seconds_and_leaves_no_half_file(tmp_path
     assert made.damaged() == []
     fill(made, KeyedRows(numbers(4000), keys), asking([], batch_size=500))
     assert torch.equal(made.read(made.find(keys))["teacher_logits"][:, 1], torch.arange(4000.0))
+
+
+def test_the_same_answers_have_the_same_file_whoever_writes_them(tmp_path):
+    made, keys = written(tmp_path / "cache")
+    for _ in range(12):
+        made.write(keys, np.arange(100), answers(keys), -1)
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+
+
+def test_a_process_killed_before_it_said_whose_cache_it_is_leaves_an_empty_one(tmp_path):
+    folder = tmp_path / "cache"
+    (folder / "keys").mkdir(parents=True)
+    (folder / ".cache.0123.partial").write_bytes(b"{")
+    (folder / cache.CLASSIFIER).write_bytes(save({"weight": torch.ones(CLASSES, 8)}))
+    made = TeacherCache(folder)
+    made.claim({**FACTS, "features": 8}, torch.zeros(CLASSES, 8))
+    assert not made.classifier_weight().any()
+
+
+def in_two_files(folder):
+    made, keys = written(folder)
+    made.write(keys + 1, np.arange(100), answers(keys), -1)
+    made.open()
+    assert len(made.shards) == 2
+    return made, keys
+
+
+def test_files_may_be_joined_while_others_read_and_open_them(tmp_path, monkeypatch):
+    made, keys = in_two_files(tmp_path / "cache")
+    reader, sent = TeacherCache(tmp_path / "cache"), pickle.dumps(made)
+    places, opened = reader.find(keys), shards.open_shard
+
+    def late(path):
+        monkeypatch.setattr(shards, "open_shard", opened)
+        made.tidy()  # between listing the files and mapping them
+        return opened(path)
+
+    monkeypatch.setattr(shards, "open_shard", late)
+    assert len(TeacherCache(tmp_path / "cache")) == 200
+    assert len(list((tmp_path / "cache").glob("*.safetensors"))) == 1
+    assert torch.equal(reader.read(places, keys)["teacher_logits"], answers(keys)), "gone, but mapped"
+    reader.tidy()
+    assert reader.describe()["files"] == 1
+    arrived = pickle.loads(sent)
+    assert torch.equal(arrived.read(arrived.find(keys), keys)["teacher_logits"], answers(keys))
+
+
+def test_where_nothing_can_be_written_a_sentence_says_so(tmp_path, monkeypatch):
+    made, keys = written(tmp_path / "cache")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot be written there \(No space left on device\).*Make room"):
+        made.write(keys, np.arange(100), 2 * answers(keys), -1)
+    assert not list((tmp_path / "cache").glob(".*.partial"))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ValueError, match="cannot be written there"):
+        TeacherCache(tmp_path / "file" / "cache").claim(FACTS)
+
+
+def test_a_file_system_without_hard_links_is_enough(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refused)
+    made, keys = written(tmp_path / "cache")
+    assert torch.equal(made.read(made.find(keys))["teacher_logits"], answers(keys))
+    with pytest.raises(ValueError, match="problem_type"):
+        TeacherCache(tmp_path / "cache").claim({**FACTS, "problem_type": "regression"})
 
 
 def test_leftovers_of_the_killed_are_removed_when_nobody_can_be_writing_them(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
@@ -23,11 +23,13 @@ from ..registry import ConfigError
 from ..sanity import score_teacher
 from ..teacher_cache import (
     KEY_MEMORY,
-    PROBES,
     KeyedRows,
     TeacherCache,
+    agreed,
     check_inputs,
+    check_stream,
     fill_stream,
+    probes,
     refuse_other,
     row_keys,
 )
@@ -40,6 +42,7 @@ from ..trainer.cached import (
     answers_to,
     asking_of,
     manifest_facts,
+    refuse_features,
     stored_width,
 )
 from ..trainer.hub import describe_source
@@ -93,8 +96,11 @@ def cached_side(
         facts = source_facts(section)
         if cache.manifest is not None:
             refuse_other(cache.folder, cache.manifest, {"teacher": {**facts, "precision": _precision(config)}})
-        if not _is_complete(cache, task, splits):
+        is_complete = agreed(_is_complete(cache, task, splits), PartialState())
+        cache.open()  # the main process may have looked later than this one, when more was there
+        if not is_complete:
             return _to_be_asked(config, task, student, splits, cache, facts, teacher)
+        refuse_features(run_objective(config, task.num_labels), cache)
         return _from_memory(config, task, student, splits, cache), CachedSide(cache)
     except ValueError as error:
         if isinstance(error, ConfigError):
@@ -136,7 +142,7 @@ def _digest(path: Path) -> str:
 def _is_complete(cache: TeacherCache, task: Task, splits: Sequence[str]) -> bool:
     for split in splits:
         if task.num_train_rows is None:
-            if not _stream_mark(cache, task, split).is_file():
+            if not _is_read(cache, task, split):
                 return False
             continue
         rows = keyed_rows(cache, task, split)
@@ -155,8 +161,22 @@ def keyed_rows(cache: TeacherCache, task: Task, split: str) -> KeyedRows:
 
 
 def _stream_mark(cache: TeacherCache, task: Task, split: str) -> Path:
-    """There once a stream was read to its end."""
+    """There once a stream was read to its end; it says how many answers the cache had then."""
     return cache.folder / KEY_MEMORY / f"{task.fingerprint}.{split}.read"
+
+
+def _note_read(cache: TeacherCache, task: Task, split: str) -> None:
+    mark = _stream_mark(cache, task, split)
+    mark.parent.mkdir(exist_ok=True)
+    mark.write_text(str(len(cache)), encoding="utf-8")
+
+
+def _is_read(cache: TeacherCache, task: Task, split: str) -> bool:
+    """Whether the answers to a stream were all there, and no file of them was removed since."""
+    try:
+        return len(cache) >= int(_stream_mark(cache, task, split).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def _to_be_asked(
@@ -185,11 +205,14 @@ def _from_memory(
         where = "label_map" if config.teacher.label_map else "model"
         raise ConfigError([f"teacher.{where}: {one_line(error)}"]) from error
     processor, has_own = processor_of(config.teacher, task), False
-    for split in () if task.num_train_rows is None else splits:
-        rows, whole = getattr(task, split), keyed_rows(cache, task, split)
-        places = np.unique(np.linspace(0, len(rows) - 1, min(PROBES, len(rows))).astype(int))
-        # a mixture is made of any two rows, so all of them are needed; they are made when they are read
-        few = some = task if whole.mixing else replace(task, **{split: rows.select(places)})
+    for split in splits:
+        some, whole, places = task, None, None
+        if task.num_train_rows is not None:
+            rows, whole = getattr(task, split), keyed_rows(cache, task, split)
+            places = probes(rows, np.arange(len(rows)))
+            # a mixture is made of any two rows, so all of them are needed; they are made when they are read
+            some = task if whole.mixing else replace(task, **{split: rows.select(places)})
+        few = some
         if processor is not None:
             few = add_teacher_inputs(
                 some,
@@ -200,6 +223,9 @@ def _from_memory(
                 splits=[split],
             )
         has_own = few is not some
+        if whole is None:
+            check_stream(cache, getattr(few, split), cache.manifest["columns"], f"{split} rows")
+            continue
         keys = whole.keys if whole.mixing else whole.keys[places]
         shown = KeyedRows(getattr(few, split), keys, whole.views, whole.mixing)
         check_inputs(cache, shown, cache.manifest["columns"], f"{split} rows")
@@ -234,8 +260,7 @@ def fill_for(
             name, rows, shown = f"{split} rows", getattr(task, split), getattr(cached.shown, split)
             if task.num_train_rows is None:
                 trainer.stored_stream(rows, shown, on_progress)
-                _stream_mark(cached.cache, task, split).parent.mkdir(exist_ok=True)
-                _stream_mark(cached.cache, task, split).touch()
+                _note_read(cached.cache, task, split)
                 continue
             is_training = split == "train"
             trainer.stored_answers(rows, is_training=is_training, name=name, shown=shown, on_progress=on_progress)
@@ -283,6 +308,9 @@ def fill_cache(
     classes = ClassesOf(task)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=args.use_cpu)
+    if task.num_train_rows is None and accelerator.is_main_process:  # what a stream brings now, only reading it says
+        for split in splits:
+            _stream_mark(TeacherCache(config.teacher_cache.dir), task, split).unlink(missing_ok=True)
     side, cached = cached_side(config, task, classes, splits)
     before, rows = len(cached.cache), dict.fromkeys(splits)
     accuracy = {}
@@ -336,8 +364,7 @@ def _ask(
         shown = getattr(cached.shown, split)
         if task.num_train_rows is None:
             fill_stream(cache, shown, asking, f"{split} rows")
-            _stream_mark(cache, task, split).parent.mkdir(exist_ok=True)
-            _stream_mark(cache, task, split).touch()
+            _note_read(cache, task, split)
             continue
         answers_to(keyed_rows(cache, task, split), shown, cache, teacher, asking, f"{split} rows")
 

@@ -17,22 +17,27 @@ from torch import Tensor
 
 from ..functional import SINGLE_LABEL
 from ..inputs import TEACHER_LOGITS
-from .encoding import DTYPES, Encoding, TopK, encoding_of, rounding_error
+from .encoding import Dense, Encoding, TopK, encoding_of, rounded, rounding_error
 from .identity import check_settings, refuse_other
 from .shards import (
     DIGESTS,
     KEYS,
     Shard,
+    as_numbers,
+    checksum_of,
     is_whole,
     joined_facts,
+    mapped,
     merge,
     open_shard,
+    partial_of,
     remove_leftovers,
     shard_paths,
+    unwritable,
     write_shard,
 )
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "cache.json"
 CLASSIFIER = "classifier.safetensors"
 KEY_MEMORY = "keys"
@@ -97,7 +102,7 @@ class TeacherCache:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"`TeacherCache({str(self.folder)!r})`: this is a file. Name a folder.")
         if not path.is_file():
-            strangers = [] if not self.folder.is_dir() else sorted(p.name for p in self.folder.iterdir())
+            strangers = [] if not self.folder.is_dir() else sorted(filter(_is_strange, os.listdir(self.folder)))
             if strangers:
                 raise ValueError(
                     f"`TeacherCache({str(self.folder)!r})`: the folder holds {', '.join(strangers[:3])} and no "
@@ -107,7 +112,7 @@ class TeacherCache:
         self.manifest = _read_manifest(path)
         asked = {"encoding": {name: value for name, value in self.asked.items() if value is not None}}
         refuse_other(self.folder, self.manifest, asked)
-        self._map([open_shard(path) for path in shard_paths(self.folder)])
+        self._map(mapped(self.folder))
 
     def _map(self, shards: list[Shard]) -> None:
         self.generation += 1  # places of before mean nothing any more
@@ -129,15 +134,27 @@ class TeacherCache:
         return {**self.__dict__, "shards": [shard.path for shard in self.shards]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Map the same files again, in the same order."""
+        """Map the same files again, in the same order; what is there now, where some were joined since."""
         self.__dict__.update(state)
-        self.shards = [open_shard(path) for path in self.shards]
+        try:
+            self.shards = [open_shard(path) for path in self.shards]
+        except FileNotFoundError:
+            self.open()
 
     @property
     def encoding(self) -> Encoding:
         """How its logits are written."""
         said = self._said("encoding")
         return encoding_of(said["dtype"], len(self._said("classes")), said["top_k"])
+
+    def words(self) -> str:
+        """How answers come back: as they were given, or what is left of them."""
+        said = {**self.asked, "dtype": self.asked["dtype"] or "float32"}
+        said = said if self.manifest is None else self.manifest["encoding"]
+        dtype, top_k = said["dtype"], said["top_k"]
+        if self.manifest is not None and isinstance(self.encoding, Dense):
+            top_k = None
+        return "as given" if (dtype, top_k) == ("float32", None) else f"in {dtype}, top_k {top_k}"
 
     @property
     def num_classes(self) -> int:
@@ -158,8 +175,21 @@ class TeacherCache:
         return self.manifest[name]
 
     def classifier_weight(self) -> Tensor:
-        """The weight of the teacher's last layer, `(classes, features)`, as stored with features."""
+        """The weight of the teacher's last layer, `(classes, features)`, as stored with features.
+
+        Raises:
+            ValueError: It is gone, or damaged.
+        """
+        if not self._has_classifier():
+            raise ValueError(
+                f"`TeacherCache({str(self.folder)!r})`: {CLASSIFIER} does not hold the last layer of the teacher that "
+                "answered. Remove the folder and fill it anew."
+            )
         return load_file(self.folder / CLASSIFIER)["weight"]
+
+    def _has_classifier(self) -> bool:
+        path, said = self.folder / CLASSIFIER, self._said("teacher").get("classifier")
+        return path.is_file() and said in (None, checksum_of(path.read_bytes()))
 
     # ---- Reading
 
@@ -214,17 +244,16 @@ class TeacherCache:
         owners = np.searchsorted(self._starts, places, side="right") - 1
         order = np.argsort(owners, kind="stable")
         bounds = np.searchsorted(owners[order], np.arange(len(self.shards) + 1))
-        gathered: dict[str, Tensor] = {}
-        for number in np.unique(owners):
+        wanted = np.flatnonzero(np.diff(bounds))
+        shards = [self.shards[number] for number in wanted] or self.shards[:1]
+        gathered = {name: t.new_empty((len(places), *t.shape[1:])) for name, t in shards[0].tensors.items()}
+        arrays = {name: as_numbers(gathered[name]) for name in names}
+        for number in wanted:
             rows = order[bounds[number] : bounds[number + 1]]
-            inside = torch.from_numpy(places[rows] - self._starts[number])
-            target = torch.from_numpy(rows)
+            inside = places[rows] - self._starts[number]
             for name in names:
-                part = self.shards[number].tensors[name].index_select(0, inside)
-                if name not in gathered:
-                    gathered[name] = part.new_empty((len(places), *part.shape[1:]))
-                gathered[name][target] = part
-        return gathered
+                arrays[name][rows] = np.take(as_numbers(self.shards[number].tensors[name]), inside, axis=0)
+        return {name: gathered[name] for name in names}
 
     # ---- Writing
 
@@ -246,10 +275,17 @@ class TeacherCache:
         if self.manifest is None:
             settings = {"dtype": self.asked["dtype"] or "float32", "top_k": self.asked["top_k"]}
             manifest = {"format": FORMAT, **facts, "encoding": settings}
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if classifier is not None:
-                _publish(self.folder / CLASSIFIER, save({"weight": classifier.detach().cpu().contiguous()}))
-            _publish(self.folder / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+            last = None if classifier is None else save({"weight": classifier.detach().cpu().contiguous()})
+            if last is not None:
+                manifest["teacher"] = {**facts["teacher"], "classifier": checksum_of(last)}
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                if last is not None:
+                    _publish(self.folder / CLASSIFIER, last, or_replace=True)
+                content = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+                _publish(self.folder / MANIFEST, content.encode())
+            except OSError as error:
+                raise unwritable(self.folder, error) from error
             self.manifest = _read_manifest(self.folder / MANIFEST)
         refuse_other(self.folder, self.manifest, facts)
 
@@ -259,31 +295,30 @@ class TeacherCache:
         """Add answers to rows; `open` finds them.
 
         Raises:
-            ValueError: A logit is too large for the cache's precision.
+            ValueError: A number is too large for the cache's precision, or the folder cannot be written.
         """
         encoding = self.encoding
         parts = encoding.encode(logits)
         facts = {"rows": len(logits), **rounding_error(logits, parts, encoding)}
         tensors = {KEYS: torch.from_numpy(keys), DIGESTS: torch.from_numpy(digests), **parts}
         if features is not None:
-            tensors[FEATURES] = features.to(DTYPES[self._said("encoding")["dtype"]])
+            tensors[FEATURES] = rounded(features, self._said("encoding")["dtype"], "feature")
         write_shard(self.folder, view, tensors, facts)
 
     def tidy(self) -> None:
         """Join small files into larger ones and remove what killed processes left; for one process, at the end."""
         remove_leftovers(self.folder)
+        remove_leftovers(self.folder / KEY_MEMORY)
         for view in self._index:
-            small = [(shard, shard.path.stat().st_size) for shard in self.shards if shard.view == view]
+            small = [shard for shard in self.shards if shard.view == view and _may_be_joined(shard)]
             waiting: list[Shard] = []
             room = SHARD_BYTES
-            for shard, size in small:
-                if size > SHARD_BYTES // 2:
-                    continue
-                if size > room:
+            for shard in small:
+                if shard.size > room:
                     merge(waiting, self.folder)
                     waiting, room = [], SHARD_BYTES
                 waiting.append(shard)
-                room -= size
+                room -= shard.size
             if len(waiting) > 1:
                 merge(waiting, self.folder)
         self.open()
@@ -292,7 +327,9 @@ class TeacherCache:
 
     def damaged(self) -> list[str]:
         """The names of files that do not hold what was written; reads everything."""
-        return [path.name for path in shard_paths(self.folder) if not is_whole(path)]
+        names = [path.name for path in shard_paths(self.folder) if _is_damaged(path)]
+        is_without = self.num_features is not None and not self._has_classifier()
+        return [*names, CLASSIFIER] if is_without else names
 
     def describe(self) -> dict[str, Any]:
         """Plain values for `hf-kd cache info`: what it holds, how large it is, how exact."""
@@ -308,7 +345,7 @@ class TeacherCache:
             "num_classes": 0 if self.manifest is None else self.num_classes,
             "rows": {"as stored" if view == AS_STORED else f"view {view}": rows for view, rows in views.items()},
             "files": len(self.shards),
-            "bytes": sum(shard.path.stat().st_size for shard in self.shards),
+            "bytes": sum(shard.size for shard in self.shards),
             "errors": errors,
             "is_reduced": self.manifest is not None and isinstance(self.encoding, TopK),
         }
@@ -341,26 +378,68 @@ class _Index:
         return np.where(is_there, self.places[at], -1)
 
 
+def _is_strange(name: str) -> bool:
+    """Whether a file is none that a process leaves which is killed before it has said whose cache it is."""
+    return name not in (CLASSIFIER, KEY_MEMORY) and not (name.startswith(".") and name.endswith(".partial"))
+
+
+def _may_be_joined(shard: Shard) -> bool:
+    """Small, still there, and whole: joined with others, damage would have a checksum that is right."""
+    return shard.size <= SHARD_BYTES // 2 and shard.path.is_file() and not _is_damaged(shard.path)
+
+
+def _is_damaged(path: Path) -> bool:
+    try:
+        return not is_whole(path)
+    except FileNotFoundError:  # joined with others by another process
+        return False
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT or not isinstance(manifest["classes"], list):
-            raise KeyError("format")
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError:
+        manifest = None
+    manifest = manifest if isinstance(manifest, dict) else {}
+    its_format, classes = manifest.get("format"), manifest.get("classes")
+    if isinstance(its_format, int) and its_format > FORMAT:
+        raise ValueError(
+            f"`TeacherCache({str(path.parent)!r})` is of format {its_format}, and this version of hf_kd reads format "
+            f"{FORMAT}: a newer one made it. Install that, or name another folder, which is then filled."
+        )
+    if isinstance(its_format, int) and its_format < FORMAT:
+        raise ValueError(
+            f"`TeacherCache({str(path.parent)!r})` is of format {its_format}, in which rows had other hashes, and "
+            f"this version of hf_kd reads format {FORMAT}. Remove the folder, or name another one, and fill it anew."
+        )
+    if its_format != FORMAT or not isinstance(classes, list) or not all(part in manifest for part in _NEEDED):
         raise ValueError(
             f"`TeacherCache({str(path.parent)!r})`: {path.name} does not say whose answers these are in format "
             f"{FORMAT}. Restore it, or remove the folder and fill it anew."
-        ) from error
+        )
     return manifest
 
 
-def _publish(path: Path, content: bytes) -> None:
+_NEEDED = ("teacher", "problem_type", "encoding")
+
+
+def _publish(path: Path, content: bytes, *, or_replace: bool = False) -> None:
     """Write a file unless another process was first."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
+    partial = partial_of(path)
+    try:
+        partial.write_bytes(content)
+        if or_replace or not _linked(partial, path):
+            os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _linked(partial: Path, path: Path) -> bool:
+    """Give a file its name, or leave the one that is there; False where the file system has no hard links."""
     try:
         os.link(partial, path)
     except FileExistsError:
-        pass
-    finally:
-        partial.unlink()
+        return True
+    except OSError:
+        return path.is_file()
+    return True

@@ -34,7 +34,7 @@ class Dense:
         Raises:
             ValueError: A logit is too large for `dtype`.
         """
-        return {LOGITS: _rounded(logits, self.dtype)}
+        return {LOGITS: rounded(logits, self.dtype)}
 
     def decode(self, parts: Mapping[str, Tensor]) -> Tensor:
         """The logits in float32, `(rows, classes)`."""
@@ -68,7 +68,7 @@ class TopK:
         values, classes = logits.topk(self.k, dim=-1)
         others = logits.scatter(-1, classes, -math.inf)
         return {
-            VALUES: _rounded(values, self.dtype),
+            VALUES: rounded(values, self.dtype),
             CLASSES: classes.to(torch.int32),
             REST: others.logsumexp(-1).float(),
         }
@@ -109,11 +109,16 @@ def rounding_error(logits: Tensor, parts: Mapping[str, Tensor], encoding: Encodi
     return found
 
 
-def _rounded(values: Tensor, dtype: str) -> Tensor:
-    rounded = values.to(DTYPES[dtype])
-    if not bool(torch.isfinite(rounded).all()):
+def rounded(values: Tensor, dtype: str, kind: str = "logit") -> Tensor:
+    """Numbers of the teacher in `dtype`.
+
+    Raises:
+        ValueError: One is too large for it.
+    """
+    rounded_ = values.to(DTYPES[dtype])
+    if not bool(torch.isfinite(rounded_).all()):
         raise ValueError(
-            f"`TeacherCache(dtype={dtype!r})`: the teacher gave a logit of {float(values.abs().max()):.4g}, which is "
+            f"`TeacherCache(dtype={dtype!r})`: the teacher gave a {kind} of {float(values.abs().max()):.4g}, which is "
             f"infinite in {dtype}. Use dtype='float32' or 'bfloat16'."
         )
-    return rounded
+    return rounded_

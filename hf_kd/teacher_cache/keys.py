@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,12 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 from torch import Tensor
 
 from ..inputs import LABEL_KEYS, LABEL_WEIGHT, MIX_KEYS, ROW_WEIGHT, TEACHER_LOGITS
+from .key_memory import remember, remembered_in
 
 BATCH = 1_000
 CHECKED_KEYS = 16
@@ -24,9 +24,12 @@ CHECKED_KEYS = 16
 NOT_INPUT = frozenset({*LABEL_KEYS, LABEL_WEIGHT, ROW_WEIGHT, TEACHER_LOGITS, *MIX_KEYS})
 """Columns that no teacher reads, so that a row is the same row whatever they say."""
 
+RAW_TYPES = frozenset({"string", "large_string", "string_view", "binary", "large_binary", "binary_view"})
+"""Of columns that hold examples as they are, before any processor."""
+
 
 def row_keys(rows: datasets.Dataset, memory: Path | None = None) -> np.ndarray:
-    """128 bits per row, over its texts or encoded images; over all its input columns where it has neither.
+    """128 bits per row, over its texts, bytes or encoded images; over all its input columns where it has none.
 
     Labels, the order of the rows and the name of a column play no part. An image is its file's bytes, so a file that
     is saved anew in another format is another row.
@@ -49,19 +52,24 @@ def row_keys(rows: datasets.Dataset, memory: Path | None = None) -> np.ndarray:
             "from a `datasets.Dataset` (or a `datasets.IterableDataset`). Make one, e.g. `Dataset.from_generator`."
         )
     bare = undecoded(rows.with_format(None).select_columns(key_columns(rows.features)))
-    path = None if memory is None else _remembered(bare, memory)
-    if path is not None and path.is_file():
-        keys = np.load(path)
-        places = np.unique(np.linspace(0, len(bare) - 1, min(CHECKED_KEYS, len(bare))).astype(int))
-        if keys.shape == (len(bare), 2) and np.array_equal(keys[places], _hashed(bare.select(places))):
-            return keys
-    keys = _hashed(bare)
-    if path is not None:
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.npy")
-        np.save(partial, keys)
-        os.replace(partial, path)
+    path = None if memory is None else remembered_in(bare, memory)
+    keys = None if path is None else _recalled(bare, path)
+    if keys is None:
+        keys = _hashed(bare)
+        if path is not None:
+            remember(keys, path)
     return keys
+
+
+def _recalled(rows: datasets.Dataset, path: Path) -> np.ndarray | None:
+    """What a file remembers, if it is of these rows."""
+    try:
+        keys = np.load(path)
+    except (OSError, ValueError, EOFError):  # there is none, or half of one: the rows say their keys themselves
+        return None
+    places = np.unique(np.linspace(0, len(rows) - 1, min(CHECKED_KEYS, len(rows))).astype(int))
+    is_theirs = keys.shape == (len(rows), 2) and np.array_equal(keys[places], _hashed(rows.select(places)))
+    return keys if is_theirs else None
 
 
 def key_columns(features: datasets.Features) -> list[str]:
@@ -81,7 +89,9 @@ def key_columns(features: datasets.Features) -> list[str]:
 
 
 def _is_raw(feature: Any) -> bool:
-    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in ("string", "large_string")
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        return _is_raw(feature.feature)
+    return isinstance(feature, datasets.Image) or getattr(feature, "dtype", None) in RAW_TYPES
 
 
 def undecoded(rows: Any) -> Any:
@@ -98,12 +108,19 @@ def row_key(row: Mapping[str, Any]) -> tuple[int, int]:
     An image that comes decoded is known by its pixels, so its key is another one than in a table.
     """
     names = [name for name in row if name not in NOT_INPUT and not name.startswith("teacher_")]
-    raw = [name for name in names if _is_raw_value(row[name])]
-    return _split(_key([row[name] for name in raw or names]))
+    if any(_is_raw_value(row[name]) for name in names):  # a text that is missing keeps its place in a pair
+        names = [name for name in names if row[name] is None or _is_raw_value(row[name])]
+    return _split(_key([row[name] for name in names]))
 
 
 def _is_raw_value(value: Any) -> bool:
-    return isinstance(value, str) or hasattr(value, "tobytes") and hasattr(value, "mode") or _is_encoded(value)
+    if isinstance(value, list):
+        return bool(value) and _is_raw_value(value[0])
+    return isinstance(value, (str, bytes)) or _is_picture(value) or _is_encoded(value)
+
+
+def _is_picture(value: Any) -> bool:
+    return hasattr(value, "tobytes") and hasattr(value, "mode")  # of PIL
 
 
 def _is_encoded(value: Any) -> bool:
@@ -134,12 +151,21 @@ def _value(scalar: pa.Scalar) -> Any:
     if not isinstance(scalar, (pa.ListScalar, pa.FixedSizeListScalar, pa.LargeListScalar)):
         return scalar.as_py()
     values = scalar.values
-    while values is not None and pa.types.is_nested(values.type) and not pa.types.is_struct(values.type):
+    shape = [] if values is None else [len(values)]
+    while values is not None and _is_list(values.type) and len(values) and not values.null_count:
+        lengths = pc.list_value_length(values).to_numpy(zero_copy_only=False)
+        if (lengths != lengths[0]).any():
+            break
+        shape.append(int(lengths[0]))
         values = values.flatten()
-    if values is None or pa.types.is_struct(values.type) or values.null_count:
+    if values is None or values.null_count:
         return scalar.as_py()
     is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-    return values.to_numpy(zero_copy_only=False) if is_number else scalar.as_py()
+    return values.to_numpy(zero_copy_only=False).reshape(shape) if is_number else scalar.as_py()
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _key(values: Iterable[Any]) -> bytes:
@@ -163,10 +189,10 @@ def _add(digest: Any, value: Any) -> None:
     if _is_encoded(value):
         value = value["bytes"] if value["bytes"] is not None else _file(value["path"])
     if isinstance(value, str):
-        kind, content = b"text", value.encode()
+        kind, content = b"text", value.encode("utf-8", "surrogatepass")
     elif isinstance(value, (bytes, bytearray)):
         kind, content = b"bytes", bytes(value)
-    elif hasattr(value, "tobytes") and hasattr(value, "mode"):  # an image of PIL
+    elif _is_picture(value):
         kind, content = f"image {value.mode} {value.size}".encode(), value.tobytes()
     elif value is None:
         kind, content = b"none", b""
@@ -184,7 +210,9 @@ def _numbers(value: Any) -> tuple[bytes, bytes]:
     if array.dtype.kind not in "biuf":
         return b"plain", json.dumps(value, sort_keys=True, default=str).encode()
     array = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
-    return array.dtype.kind.encode(), np.ascontiguousarray(array).tobytes()
+    kind = array.dtype.kind if array.size else "empty"  # nothing is of no type
+    shape = array.shape if array.size else ()
+    return f"{kind} {shape}".encode(), np.ascontiguousarray(array).tobytes()
 
 
 def _is_half(value: Any) -> bool:
@@ -199,17 +227,3 @@ def _file(path: str) -> bytes:
 def _split(key: bytes) -> tuple[int, int]:
     high, low = np.frombuffer(key, dtype=">i8")
     return int(high), int(low)
-
-
-def _remembered(rows: datasets.Dataset, memory: Path) -> Path | None:
-    """Where the keys of a table on disk are remembered: by its files, as they are now, and the rows chosen of them."""
-    files = [Path(entry["filename"]) for entry in rows.cache_files]
-    if not files or not all(file.is_file() for file in files):
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for file in files:
-        digest.update(f"{file.resolve()} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-    digest.update(repr((rows.column_names, len(rows))).encode())
-    if rows._indices is not None:
-        digest.update(np.ascontiguousarray(rows._indices.column(0).to_numpy()).tobytes())
-    return memory / f"{digest.hexdigest()}.npy"

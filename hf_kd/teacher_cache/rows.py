@@ -7,6 +7,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
 from torch.utils.data import Dataset
@@ -16,6 +17,9 @@ from ..seeding import draws_kept, seed_all
 from .cache import AS_STORED
 
 TOKENS = "input_ids"
+
+PROBES = 32
+"""Rows whose inputs are compared with what the teacher was shown, and as many long ones."""
 
 
 class KeyedRows(Dataset):
@@ -102,6 +106,29 @@ def by_length(rows: datasets.Dataset, chosen: np.ndarray) -> np.ndarray:
     name = next((name for name in (f"teacher_{TOKENS}", TOKENS) if name in rows.column_names), None)
     if name is None or not len(chosen):
         return chosen
-    column = rows.with_format("arrow").select_columns([name])[:][name]
-    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)[chosen]
+    lengths = _lengths(rows, name)[chosen]
     return chosen[np.argsort(-lengths, kind="stable")]  # the longest first: what does not fit fails at once
+
+
+def probes(rows: Any, among: np.ndarray) -> np.ndarray:
+    """Some of the rows `among`, to look at: evenly spaced ones, and the longest texts, which alone are cut off."""
+    if len(among) <= 2 * PROBES:
+        return among
+    chosen = [among[np.linspace(0, len(among) - 1, PROBES).astype(int)]]
+    names = [n for n in getattr(rows, "column_names", None) or () if _has_length(rows.features[n])]
+    for name in names:
+        lengths = _lengths(rows, name)[among]
+        chosen.append(among[np.argpartition(-lengths, PROBES // len(names))[: max(PROBES // len(names), 1)]])
+    return np.unique(np.concatenate(chosen))
+
+
+def _has_length(feature: Any) -> bool:
+    return isinstance(feature, datasets.List) or getattr(feature, "dtype", None) in ("string", "large_string")
+
+
+def _lengths(rows: datasets.Dataset, name: str) -> np.ndarray:
+    """Of the texts or lists of a column; 0 where there is none."""
+    column = rows.with_format("arrow").select_columns([name])[:][name]
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    lengths = pc.binary_length(column) if is_text else pc.list_value_length(column)
+    return pc.fill_null(lengths, 0).to_numpy()

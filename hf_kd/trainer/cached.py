@@ -1,5 +1,6 @@
 """Teaching from a `TeacherCache`: its answers travel with the rows, and the teacher itself need not be there."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import MappingProxyType
@@ -18,13 +19,14 @@ from ..heads import FeatureTap, classification_layer
 from ..inputs import TEACHER_LOGITS
 from ..label_map import LabelMap
 from ..objective import DistillationObjective
-from ..quantization import quantization_name
+from ..quantization import is_quantized, plain_tensors, quantization_name
 from ..teacher import FrozenTeacher
 from ..teacher_cache import (
     TEACHER_FEATURES,
     Asking,
     KeyedRows,
     TeacherCache,
+    check_answers,
     check_inputs,
     fill,
     row_key,
@@ -217,6 +219,7 @@ def manifest_facts(
             **describe_model(model),
             "weights": digest_of(model) if is_module else None,
             "quantization": quantization_name(model) or UNQUANTIZED,
+            "checksum": checksum_of(model) if is_module else None,
             "precision": precision or (dtype and dtype.removeprefix("torch.")),
             **said,
         },
@@ -230,6 +233,27 @@ def manifest_facts(
             "datasets": datasets.__version__,
         },
     }
+
+
+@torch.no_grad()
+def checksum_of(model: nn.Module) -> str:
+    """Over every bit of the weights, where `digest_of` looks at some values of each tensor: the sum of each one's."""
+    tensors = plain_tensors(model) if is_quantized(model) else model.state_dict()
+    sums = [(name, _sum_of_bits(value)) for name, value in sorted(tensors.items()) if _has_bits(value)]
+    return hashlib.sha256(repr([(name, int(part)) for name, part in sums]).encode()).hexdigest()[:12]
+
+
+def _has_bits(value: Any) -> bool:
+    is_plain = isinstance(value, Tensor) and not value.is_meta and value.layout == torch.strided
+    return is_plain and not value.is_complex() and value.element_size() in _INTEGERS and value.numel() > 0
+
+
+def _sum_of_bits(value: Tensor) -> Tensor:
+    bits = value.detach().contiguous().view(_INTEGERS[value.element_size()])
+    return bits.sum(dtype=torch.int64)
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def asking_of(
@@ -269,6 +293,8 @@ def answers_to(
     if cache.check_inputs:
         check_inputs(cache, read, cache.manifest.get("columns"), name)
     if asking is not None:
+        if cache.manifest["teacher"].get("weights") is None and cache.check_inputs:
+            check_answers(cache, read, asking)
         fill(cache, read, asking, name)
     answers = Answers(cache, rows)
     if answers.missing:
@@ -290,7 +316,7 @@ def refuse_features(objective: DistillationObjective, cache: TeacherCache) -> No
         names = ", ".join(f"`{loss.name}`" for loss in objective.active_losses if loss.needs)
         raise ValueError(
             f"`DistillationTrainer(teacher_cache={str(cache.folder)!r})`: {names} compares pooled features, and the "
-            "cache was filled without. Name another folder and pass the teacher, which fills it with them."
+            "cache was filled without. Name another folder, which the teacher then fills with them."
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..adapters import SELF
 from ..heads import classification_layer
 from ..teacher import loaded, resolve_teacher
-from ..teacher_cache import KEY_MEMORY, Asking, KeyedRows, TeacherCache, fill_stream, row_keys
+from ..teacher_cache import KEY_MEMORY, Asking, KeyedRows, TeacherCache, check_stream, fill_stream, row_keys
 from .cached import (
     Answers,
     CachedTeacher,
@@ -33,7 +33,7 @@ class CachingTrainer(PassTrainer):
     def _set_cache(self, given: Any, teacher: Any, label_map: Any) -> None:
         """Resolve teacher and cache; with the latter the former may be missing."""
         self.teacher_cache = resolve_cache(given)
-        self._answers: list[tuple[Any, int | None, Answers]] = []
+        self._answers: list[tuple[Any, str | None, int | None, Answers | None]] = []
         if self.teacher_cache is None:
             self.teacher = resolve_teacher(teacher, self.model, label_map)
             return
@@ -96,17 +96,19 @@ class CachingTrainer(PassTrainer):
         if cache is None:
             return None
         views = self._views if is_training else None
-        for known, their_views, answers in self._answers:
-            if known is dataset and their_views == views:
+        mark = getattr(dataset, "_fingerprint", None)  # of a data set that is changed in place, another one
+        asking = self._asking(on_progress) if is_training else None  # refuses a teacher that has changed since
+        for known, their_mark, their_views, answers in self._answers:
+            if known is dataset and their_mark == mark and their_views == views:
                 return answers
         refuse_both(dataset, cache)
-        asking = self._asking(on_progress)
+        asking = self._asking(on_progress) if asking is None else asking
         rows = self._keyed(dataset, views)
         answers = answers_to(
             rows, self._as_shown(dataset if shown is None else shown), cache, self.teacher, asking, name
         )
         self.teacher.put_away()
-        self._answers.append((dataset, views, answers))
+        self._answers.append((dataset, mark, views, answers))
         return answers
 
     def _keyed(self, dataset: Any, views: int | None) -> KeyedRows:
@@ -160,10 +162,12 @@ class CachingTrainer(PassTrainer):
         Raises:
             ValueError: The teacher's answers are unusable, or the cache has views.
         """
-        if any(known is dataset for known, _, _ in self._answers):
+        if any(known is dataset for known, *_ in self._answers):
             return
-        asking = self._asking(on_progress)
+        asking, cache = self._asking(on_progress), self.teacher_cache
         if asking is not None:
-            fill_stream(self.teacher_cache, dataset if shown is None else shown, asking)
+            fill_stream(cache, dataset if shown is None else shown, asking)
             self.teacher.put_away()
-        self._answers.append((dataset, None, None))
+        elif cache.check_inputs:
+            check_stream(cache, dataset, cache.manifest.get("columns"), "rows")
+        self._answers.append((dataset, None, None, None))

@@ -39,9 +39,12 @@ def identity(trainer: Any) -> dict[str, Any]:
     """
     teacher, rows = trainer.teacher, trainer.train_dataset
     label_map = None if teacher is None or teacher.label_map is None else teacher.label_map.to_dict()
+    cache = trainer.teacher_cache
+    stored = None if cache is not None else trainer.stored_teacher  # whose answers are in a cache, `teacher` says
     facts = {
         "teacher": None if teacher is None else _teacher(teacher.model),
-        "stored_teacher": None if trainer.stored_teacher is None else dict(trainer.stored_teacher),
+        "stored_teacher": None if stored is None else dict(stored),
+        "answers": "as given" if cache is None else cache.words(),
         "label_map": label_map,
         "mixing": None if trainer.mixing is None else repr(trainer.mixing),
         "views": trainer._views,
