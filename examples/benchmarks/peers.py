@@ -10,7 +10,8 @@ from the same weights; blocks of a repeat run one after the other, in an order t
 within it. The clock runs from the end of a step to the end of a step, data and loop included; making models and
 trainers is outside. Loops of transformers, the bare ones too, read a `datasets.Dataset` with a transform; timm and
 torchdistill on images read bare tensors, which is cheaper. `end` says how far a student ends from where the bare
-loop's does, as a share of the way that it went; rounding alone gives some 1e-5.
+loop's does, as a share of the way that it went; rounding alone gives up to 1e-5
+in float32.
 
 Packages run as they were published. What had to be mended to make one run is said under the table, beside what it
 does that costs time or changes the result. One that is missing, or fails, has its reason in its row. On a machine with
@@ -69,8 +70,9 @@ class Loop:
 
 _WASTE = "the teacher gets the labels too and computes a loss that nobody reads"
 _CAST = "the teacher is not under autocast: with bf16 it runs in float32"
-_SCALE = "with gradient accumulation its loss is not divided by the accumulation steps"
+_SCALE = "with gradient accumulation the gradient is as many times too large as there are micro-batches"
 _PROBABILITIES = "targets are probabilities, whose logarithm is taken again (rounding)"
+_ROUNDS = "with bf16 the gradients of both terms are rounded before they are added"
 _WAITS = "each step reads its loss back, so a GPU is waited for in each step"
 
 BARE, ONLINE, CACHED, PLAIN, ALONE = "bare", "hf_kd", "hf_kd_cached", "trainer_student", "bare_student"
@@ -90,6 +92,7 @@ LOOPS = {
             _CAST,
             _SCALE,
             _PROBABILITIES,
+            _ROUNDS,
             "it calls `self.student`, so several processes share no gradients",
         ),
     ),
@@ -97,7 +100,7 @@ LOOPS = {
         "the text notebook, its form",
         own.notebook,
         mended=("`compute_loss` takes `**kwargs`, as above",),
-        left=(_WASTE, _CAST, _SCALE, _PROBABILITIES),
+        left=(_WASTE, _CAST, _SCALE, _PROBABILITIES, _ROUNDS),
     ),
     "timm": Loop(
         "timm `LogitDistillationTask`",
@@ -108,7 +111,7 @@ LOOPS = {
             "models are wrapped to take an image, to answer with logits and to have timm's attributes (`num_classes`, "
             "`in_chans`, `pretrained_cfg`)",
         ),
-        left=(_WAITS,),
+        left=(_WAITS, _ROUNDS),
     ),
     "torchdistill": Loop(
         "torchdistill `DistillationBox`",
@@ -124,6 +127,8 @@ LOOPS = {
             _WAITS,
             _PROBABILITIES,
             "hooks store the outputs of both classifiers, and dicts of them are built in each step",
+            "bert: with bf16 the loss is computed in bfloat16, on what the classifiers' hooks saw, and the teacher runs in "
+            "float32",
             "bert: both models get the labels and compute losses that nobody reads",
             "vit: its image script knows no autocast; with bf16 it is added here",
         ),

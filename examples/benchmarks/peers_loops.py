@@ -134,7 +134,9 @@ class GuideTrainer(Trainer):
     Left as the guide has it: the labels go to the teacher too, which computes a loss that nobody reads; the teacher is
     not under autocast, so with bf16 it runs in float32; the student is called by its own name and not by the argument,
     so that on several processes no gradient is shared; targets are probabilities, whose logarithm the divergence takes
-    again; the loss is not divided by accumulation steps. Changed: `temperature` 4 for 5.
+    again; the model's own loss is added to one of its logits, so with bf16 two gradients are rounded before they meet;
+    nothing counts the rows of accumulated micro-batches, so n of them give n times the gradient. Changed:
+    `temperature` 4 for 5.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class NotebookTrainer(Trainer):
     """In the form of the text notebook that most are copied from.
 
     Left as it has it: the labels go to the teacher too; the teacher is not under autocast; the divergence is built
-    anew in each step, over probabilities; the loss is not divided by accumulation steps.
+    anew in each step, over probabilities; rounding with bf16 and the scale with accumulation are as in the guide.
     """
 
     def __init__(self, *args, teacher_model: nn.Module, **kwargs):

@@ -47,13 +47,13 @@ class Pair:
     size: int
     vocabulary: int = 0
 
-    def model(self, shape: tuple[int, int, int], seed: int) -> nn.Module:
-        """A classifier with random weights, in eval mode, as `from_pretrained` hands them out."""
+    def model(self, shape: tuple[int, int, int], seed: int, spread: float) -> nn.Module:
+        """A classifier with random weights of this spread, in eval mode, as `from_pretrained` hands them out."""
         width, layers, heads = shape
         encoder = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
         names = {index: f"class {index}" for index in range(self.classes)}
         shared = {"intermediate_size": 4 * width, "id2label": names, "label2id": {v: k for k, v in names.items()}}
-        shared |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        shared |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": spread}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             if self.is_image:
@@ -107,11 +107,12 @@ class Work:
 
     @cached_property
     def _student(self) -> nn.Module:
-        return self.pair.model(self.pair.student, 1)
+        return self.pair.model(self.pair.student, 1, 0.02)
 
     @cached_property
     def _teacher(self) -> nn.Module:
-        return self.pair.model(self.pair.teacher, 2)
+        # wide enough that answers differ from row to row: a teacher asked about other rows must show
+        return self.pair.model(self.pair.teacher, 2, 0.1)
 
     def student(self) -> nn.Module:
         """The student as it is at the start."""
