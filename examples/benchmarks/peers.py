@@ -10,8 +10,7 @@ from the same weights; blocks of a repeat run one after the other, in an order t
 within it. The clock runs from the end of a step to the end of a step, data and loop included; making models and
 trainers is outside. Loops of transformers, the bare ones too, read a `datasets.Dataset` with a transform; timm and
 torchdistill on images read bare tensors, which is cheaper. `end` says how far a student ends from where the bare
-loop's does, as a share of the way that it went; rounding alone gives up to 1e-5
-in float32.
+loop's does, as a share of the way that it went; rounding of float32 gives up to some 1e-5.
 
 Packages run as they were published. What had to be mended to make one run is said under the table, beside what it
 does that costs time or changes the result. One that is missing, or fails, has its reason in its row. On a machine with
@@ -127,8 +126,7 @@ LOOPS = {
             _WAITS,
             _PROBABILITIES,
             "hooks store the outputs of both classifiers, and dicts of them are built in each step",
-            "bert: with bf16 the loss is computed in bfloat16, on what the classifiers' hooks saw, and the teacher runs in "
-            "float32",
+            "bert: with bf16 the loss is computed in bfloat16, on what the hooks saw, and the teacher runs in float32",
             "bert: both models get the labels and compute losses that nobody reads",
             "vit: its image script knows no autocast; with bf16 it is added here",
         ),
