@@ -23,10 +23,12 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +74,13 @@ _CAST = "the teacher is not under autocast: with bf16 it runs in float32"
 _SCALE = "with gradient accumulation the gradient is as many times too large as there are micro-batches"
 _PROBABILITIES = "targets are probabilities, whose logarithm is taken again (rounding)"
 _ROUNDS = "with bf16 the gradients of both terms are rounded before they are added"
+_LATER = "the teacher is asked while the student's activations wait in memory (on a CPU that costs page faults)"
 _WAITS = "each step reads its loss back, so a GPU is waited for in each step"
 
 BARE, ONLINE, CACHED, PLAIN, ALONE = "bare", "hf_kd", "hf_kd_cached", "trainer_student", "bare_student"
 LOOPS = {
     BARE: Loop("bare loop of both models", own.bare_loop),
-    ONLINE: Loop("hf_kd", own.online),
+    ONLINE: Loop("hf_kd", own.online, left=(_LATER,)),
     CACHED: Loop("hf_kd, `teacher_cache`", own.cached),
     "guide": Loop(
         "transformers' image guide, its form",
@@ -92,6 +95,7 @@ LOOPS = {
             _SCALE,
             _PROBABILITIES,
             _ROUNDS,
+            _LATER,
             "it calls `self.student`, so several processes share no gradients",
         ),
     ),
@@ -99,7 +103,7 @@ LOOPS = {
         "the text notebook, its form",
         own.notebook,
         mended=("`compute_loss` takes `**kwargs`, as above",),
-        left=(_WASTE, _CAST, _SCALE, _PROBABILITIES, _ROUNDS),
+        left=(_WASTE, _CAST, _SCALE, _PROBABILITIES, _ROUNDS, _LATER),
     ),
     "timm": Loop(
         "timm `LogitDistillationTask`",
@@ -110,7 +114,7 @@ LOOPS = {
             "models are wrapped to take an image, to answer with logits and to have timm's attributes (`num_classes`, "
             "`in_chans`, `pretrained_cfg`)",
         ),
-        left=(_WAITS, _ROUNDS),
+        left=(_WAITS, _ROUNDS, _LATER),
     ),
     "torchdistill": Loop(
         "torchdistill `DistillationBox`",
@@ -137,7 +141,7 @@ LOOPS = {
         package="txtai",
         only="text",
         mended=("rows are texts whose words are the numbers of their tokens, for it tokenizes by itself (not timed)",),
-        left=(_CAST, _SCALE, _PROBABILITIES),
+        left=(_CAST, _SCALE, _PROBABILITIES, _LATER),
     ),
     PLAIN: Loop("plain Trainer, student alone", own.plain_trainer, reference=ALONE),
     ALONE: Loop("bare loop, student alone", own.bare_student, reference=ALONE),
@@ -221,6 +225,7 @@ def measure(
     warmup: int,
     repeats: int,
     loops: Iterable[str],
+    on_repeat: Callable[[int], None] = lambda repeat: None,
     **where: Any,
 ) -> Result:
     """Time loops on one pair.
@@ -233,6 +238,7 @@ def measure(
         warmup: Of a block, before it, >= 1.
         repeats: Blocks of each loop.
         loops: Names in `LOOPS`.
+        on_repeat: Told the number of each repeat, from 0, before it.
         where: `device` and `bf16`.
     """
     chosen = [loop for loop in LOOPS if loop in set(loops)]
@@ -243,6 +249,7 @@ def measure(
         work = Work(pair, batch_size, warmup, steps, folder=Path(folder), **where)
         running = list(settle(work, chosen, result))
         for repeat in range(repeats):
+            on_repeat(repeat)
             turn = repeat % len(running)
             for place, loop in enumerate(running[turn:] + running[:turn]):
                 gc.collect()  # what one block leaves behind is not the next one's work
@@ -400,11 +407,16 @@ def main(given: list[str] | None = None) -> list[Result]:
     for name in asked.pairs:
         for batch_size in asked.batch_sizes:
             where = {"device": device, "bf16": asked.bf16}
+            where["on_repeat"] = partial(_say_repeat, f"{name}, {batch_size} rows", asked.repeats)
             results.append(measure(name, PAIRS[name], batch_size=batch_size, **amount, **where))
             print(*table(results[-1]), sep="\n", flush=True)
             if asked.output is not None:
                 write(asked.output, device, results)
     return results
+
+
+def _say_repeat(what: str, repeats: int, repeat: int) -> None:
+    print(f"{what}: repeat {repeat + 1} of {repeats}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
