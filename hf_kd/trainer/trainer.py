@@ -244,9 +244,13 @@ class DistillationTrainer(SearchingTrainer):
         return (loss, {"logits": self.objective.classify(student_logits)}) if return_outputs else loss
 
     def _training_loss(
-        self, student_logits: Tensor, inputs: dict[str, Any], labels: Tensor | None, counts: Tensor | None
+        self,
+        student_logits: Tensor,
+        answer: Tensor | None,
+        inputs: dict[str, Any],
+        labels: Tensor | None,
+        counts: Tensor | None,
     ) -> Tensor:
-        answer = self._teacher_logits(inputs) if self.objective.needs_teacher else None
         (num_rows, num_labelled, labels_weigh), taught = (None, None, None), None
         if counts is not None:
             # DDP averages gradients over processes, so each one's share is scaled up by their number
