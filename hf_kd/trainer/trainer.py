@@ -231,6 +231,8 @@ class DistillationTrainer(SearchingTrainer):
             num_items_in_batch: Rows, labelled rows and their weight in the optimizer step, over all processes; None
                 takes this batch's mean.
         """
+        # the teacher first: afterwards its memory serves the student's activations, which are kept for the backward
+        answer = self._teacher_logits(inputs) if model.training and self.objective.needs_teacher else None
         columns = student_inputs(inputs, self._student_columns)
         if self._hides_gradients and model.training:
             columns = with_gradients(columns)
@@ -238,7 +240,7 @@ class DistillationTrainer(SearchingTrainer):
         labels = inputs.get(self.label_name)
         check_label_shape(labels, student_logits, self.problem_type)
         if model.training:
-            loss = self._training_loss(student_logits, inputs, labels, num_items_in_batch)
+            loss = self._training_loss(student_logits, answer, inputs, labels, num_items_in_batch)
         else:
             loss = mean_task_loss(self.objective.classify(student_logits), labels, self.problem_type)
         return (loss, {"logits": self.objective.classify(student_logits)}) if return_outputs else loss
