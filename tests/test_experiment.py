@@ -581,7 +581,7 @@ def digits():
         ({"model_type": "bert"}, "student.config"),
         ({"model_type": "vit", "image_size": 32}, "student.config.image_size"),
         ({"model_type": "vit", "num_channels": 1}, "student.config.num_channels"),
-        ({"model_type": "vit", "patch_size": 16}, "student.config"),
+        ({"model_type": "vit", "patch_size": 16}, "student.config.patch_size"),
     ],
 )
 def test_students_that_do_not_fit_the_data_are_refused_in_words(digits, settings, path):
