@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 from datasets.table import ConcatenationTable, MemoryMappedTable
+from safetensors.numpy import load_file, save
 
 from .shards import partial_of
 
@@ -36,7 +37,17 @@ def remembered_in(rows: datasets.Dataset, memory: Path) -> Path | None:
         if isinstance(feature, datasets.Image):
             for path in _paths(rows, name):
                 digest.update(_as_it_is(path).encode())
-    return memory / f"{digest.hexdigest()}.npy"
+    return memory / f"{digest.hexdigest()}.safetensors"
+
+
+def recall(path: Path) -> np.ndarray:
+    """What `remember` wrote.
+
+    Raises:
+        OSError: There is nothing.
+        SafetensorError: It is damaged.
+    """
+    return load_file(path)["keys"]
 
 
 def remember(keys: np.ndarray, path: Path) -> None:
@@ -45,7 +56,7 @@ def remember(keys: np.ndarray, path: Path) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         with open(partial, "wb") as file:
-            np.save(file, keys)
+            file.write(save({"keys": np.ascontiguousarray(keys)}))
         os.replace(partial, path)
     except OSError:  # a full disk, or a folder that is only to be read: the next run computes them again
         partial.unlink(missing_ok=True) if os.access(path.parent, os.W_OK) else None

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import xxhash
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..inputs import LABEL_KEYS, LABEL_WEIGHT, MIX_KEYS, ROW_WEIGHT, TEACHER_LOGITS
-from .key_memory import remember, remembered_in
+from .key_memory import recall, remember, remembered_in
 
 BATCH = 1_000
 CHECKED_KEYS = 16
@@ -64,8 +65,8 @@ def row_keys(rows: datasets.Dataset, memory: Path | None = None) -> np.ndarray:
 def _recalled(rows: datasets.Dataset, path: Path) -> np.ndarray | None:
     """What a file remembers, if it is of these rows."""
     try:
-        keys = np.load(path)
-    except (OSError, ValueError, EOFError):  # there is none, or half of one: the rows say their keys themselves
+        keys = recall(path)
+    except (OSError, SafetensorError, KeyError):  # there is none, or half of one: the rows say their keys themselves
         return None
     places = np.unique(np.linspace(0, len(rows) - 1, min(CHECKED_KEYS, len(rows))).astype(int))
     is_theirs = keys.shape == (len(rows), 2) and np.array_equal(keys[places], _hashed(rows.select(places)))
