@@ -102,6 +102,16 @@ def test_a_teacher_with_another_processor_is_asked_with_its_own(teacher, tmp_pat
         run_experiment(config_with(tmp_path / "changed", teacher_cache=cache, **changed))
 
 
+def test_a_teacher_of_grey_images_is_shown_grey_ones_again(tmp_path):
+    """Its processor alone does not say so: the second run would make colours, and refuse the first one's cache."""
+    task = load_task("embedded/digits", max_samples=40)
+    classifier("vit", 9, classes=10, num_channels=1, **task.head).save_pretrained(tmp_path / "t")
+    ViTImageProcessor(size={"height": 8, "width": 8}, do_normalize=False).save_pretrained(tmp_path / "t")
+    given = {"teacher_cache": str(tmp_path / "cache")}
+    run_experiment(from_teacher(tmp_path / "t", tmp_path / "first", **given))
+    run_experiment(from_teacher(tmp_path / "t", tmp_path / "again", **given))
+
+
 def test_a_teacher_trained_anew_in_the_same_folder_is_refused(teacher, tmp_path):
     own = tmp_path / "teacher"
     shutil.copytree(teacher, own)

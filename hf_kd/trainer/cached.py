@@ -227,6 +227,7 @@ def manifest_facts(
         "problem_type": getattr(config, "problem_type", None) or SINGLE_LABEL,
         "features": features,
         "columns": teacher.columns,
+        "channels": getattr(config, "num_channels", None),
         "versions": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
