@@ -15,10 +15,8 @@ from ..adapters import SELF
 from ..data import SPLITS, Task, add_teacher_inputs
 from ..data.rows import column_values
 from ..functional import SINGLE_LABEL
-from ..heads import classification_layer
 from ..inputs import TEACHER_LOGITS, DistillationCollator, collator_for
 from ..label_map import match_models
-from ..objective import DistillationObjective
 from ..registry import ConfigError
 from ..sanity import score_teacher
 from ..teacher_cache import (
@@ -41,9 +39,7 @@ from ..trainer.cached import (
     StoredClassifier,
     answers_to,
     asking_of,
-    manifest_facts,
     refuse_features,
-    stored_width,
 )
 from ..trainer.hub import describe_source
 from .build import build_arguments, build_task, build_teacher
@@ -279,14 +275,12 @@ class FilledCache:
         rows: How many rows each split has.
         added: How many answers were added.
         accuracy: How often the teacher is right on the labelled rows of each split; only where rows have one class.
-        facts: What `TeacherCache.describe` says of it now.
     """
 
     folder: str
     rows: dict[str, int | None]
     added: int
     accuracy: dict[str, float]
-    facts: dict[str, Any]
 
 
 def fill_cache(
@@ -322,7 +316,7 @@ def fill_cache(
     if task.num_train_rows is not None:
         rows = {split: len(getattr(task, split)) for split in splits}
         accuracy = _accuracies(config, cached.cache, task, side, splits)
-    return FilledCache(str(cached.cache.folder), rows, len(cached.cache) - before, accuracy, cached.cache.describe())
+    return FilledCache(str(cached.cache.folder), rows, len(cached.cache) - before, accuracy)
 
 
 def _check(config: ExperimentConfig, splits: Sequence[str]) -> None:
@@ -351,15 +345,19 @@ def _ask(
 ) -> None:
     cache = cached.cache
     teacher = CachedTeacher(cached.teacher, classes, side.label_map, cache)
-    objective: DistillationObjective = run_objective(config, task.num_labels)
-    width = stored_width(objective, teacher)
-    layer = None if width is None else classification_layer(cached.teacher, "teacher_model", "a loss on features")
-    cache.claim(
-        manifest_facts(teacher, classes, accelerator, width, cached.facts), None if layer is None else layer.weight
-    )
     collate = DistillationCollator(task.collator, collator_for(side.processor), problem_type=task.problem_type)
     options = {"batch_size": args.per_device_eval_batch_size, "num_workers": args.dataloader_num_workers}
-    asking = asking_of(teacher, collate, accelerator, cache, on_progress=on_progress, **options)
+    asking = asking_of(
+        teacher,
+        classes,
+        run_objective(config, task.num_labels),
+        collate,
+        accelerator,
+        cache,
+        cached.facts,
+        on_progress=on_progress,
+        **options,
+    )
     for split in splits:
         shown = getattr(cached.shown, split)
         if task.num_train_rows is None:

@@ -258,9 +258,35 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def asking_of(
-    teacher: FrozenTeacher, collate: Callable, accelerator: Accelerator, cache: TeacherCache, **options: Any
+    teacher: FrozenTeacher,
+    student: nn.Module,
+    objective: DistillationObjective,
+    collate: Callable,
+    accelerator: Accelerator,
+    cache: TeacherCache,
+    said: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
 ) -> Asking:
-    """How to ask a teacher for what a cache stores: logits, and features where it has them."""
+    """Claim a cache for a teacher, and say how to ask it for what is stored: logits, and features where they are.
+
+    Args:
+        teacher: The teacher.
+        student: As in `manifest_facts`.
+        objective: Whose losses say whether features are needed.
+        collate: Rows to a batch.
+        accelerator: As in `manifest_facts`.
+        cache: The cache.
+        said: As in `manifest_facts`.
+        **options: Of `Asking`.
+
+    Raises:
+        ValueError: The cache is of another teacher.
+    """
+    width = stored_width(objective, teacher)
+    layer = None if width is None else classification_layer(teacher.model, "teacher_model", "a loss on features")
+    facts = manifest_facts(teacher, student, accelerator, width, said)
+    accelerator.wait_for_everyone()
+    cache.claim(facts, None if layer is None else layer.weight)
 
     def ask(batch: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         batch = {k: v.to(accelerator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}

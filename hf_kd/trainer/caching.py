@@ -5,7 +5,6 @@ from types import MappingProxyType
 from typing import Any
 
 from ..adapters import SELF
-from ..heads import classification_layer
 from ..teacher import loaded, resolve_teacher
 from ..teacher_cache import KEY_MEMORY, Asking, KeyedRows, TeacherCache, check_stream, fill_stream, row_keys
 from .cached import (
@@ -14,11 +13,9 @@ from .cached import (
     StoredClassifier,
     answers_to,
     asking_of,
-    manifest_facts,
     refuse_both,
     refuse_features,
     resolve_cache,
-    stored_width,
 )
 from .passes import PassTrainer
 
@@ -129,13 +126,18 @@ class CachingTrainer(PassTrainer):
             refuse_features(self.objective, cache)
             return None
         student = self.accelerator.unwrap_model(self.model)
-        width = stored_width(self.objective, teacher)
-        layer = None if width is None else classification_layer(teacher.model, "teacher_model", "a loss on features")
-        facts = manifest_facts(teacher, student, self.accelerator, width, self.teacher_facts)
-        self.accelerator.wait_for_everyone()
-        cache.claim(facts, None if layer is None else layer.weight)
         options = {"batch_size": self.args.per_device_eval_batch_size, "num_workers": self.args.dataloader_num_workers}
-        return asking_of(teacher, self.data_collator, self.accelerator, cache, on_progress=on_progress, **options)
+        return asking_of(
+            teacher,
+            student,
+            self.objective,
+            self.data_collator,
+            self.accelerator,
+            cache,
+            self.teacher_facts,
+            on_progress=on_progress,
+            **options,
+        )
 
     def _as_shown(self, dataset: Any) -> Any:
         """The rows with the columns that the teacher reads."""
