@@ -1,6 +1,7 @@
 """What a `Trainer` promises and this one keeps: evaluation, several runs of one trainer, and its private hooks."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from tiny import (
 from transformers import Trainer, TrainerCallback
 
 from hf_kd import DistillationObjective, DistillationTrainer, build_objective
+from hf_kd.inputs import MIX_LAMBDA, ROW_WEIGHT, TEACHER_LOGITS
 from hf_kd.losses import AnnealingKDLoss, TeacherFreeLoss
 from hf_kd.trainer.checkpoints import CheckpointingTrainer
 from hf_kd.trainer.data import DataTrainer
@@ -394,3 +396,26 @@ def test_phases_of_a_method_follow_the_run(tmp_path):
     records = [record for record in trainer.state.log_history if "loss" in record]
     assert [record["ce_loss"] > 0 for record in records] == [False, False, True, True]
     assert [record["kd_loss"] > 0 for record in records] == [True, True, False, False]
+
+
+# --- DeepSpeed -------------------------------------------------------------------------------------------------------
+
+
+def test_where_inputs_are_cast_labels_weights_and_stored_logits_keep_their_precision(tmp_path, monkeypatch):
+    """With DeepSpeed the Trainer casts every float of a batch to the engine's type: a stored logit of 70,000 becomes
+    infinite, and weights and shares of mixtures are rounded to three digits."""
+    engine = SimpleNamespace(hf_ds_config=SimpleNamespace(dtype=lambda: torch.float16))
+    trainer = build_trainer(tmp_path, classifier("vit", 0), classifier("vit", 1), table(examples("vit", 4)))
+    monkeypatch.setattr(type(trainer.accelerator.state), "deepspeed_plugin", property(lambda state: engine))
+    monkeypatch.setattr(trainer, "is_deepspeed_enabled", True)
+    exact = {
+        TEACHER_LOGITS: torch.full((4, CLASSES), 70_000.0),
+        ROW_WEIGHT: torch.full((4,), 1 / 3),
+        MIX_LAMBDA: torch.full((4,), 1 / 3),
+        "teacher_pixel_values": torch.full((4, 3, 8, 8), 1 / 3),
+        "labels": torch.full((4, CLASSES), 1 / 3),
+    }
+    prepared = trainer._prepare_inputs({"pixel_values": torch.zeros(4, 3, 8, 8), **exact})
+    assert prepared["pixel_values"].dtype == torch.float16  # the engine's weights are
+    for name, value in exact.items():
+        assert torch.equal(prepared[name], value), name

@@ -21,6 +21,7 @@ from ..inputs import (
     ROW_WEIGHT,
     TEACHER_LOGITS,
     dataset_columns,
+    student_inputs,
 )
 from ..mixing import Mixing, check_mixable, mixing_from
 from ..sanity import ROWS
@@ -48,6 +49,19 @@ class DataTrainer(CachingTrainer):
     _epoch_draws: EpochDraws | None = None
     _wrapped: SeededRows | None = None
     _is_keyed: bool = False
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As in `Trainer`, but only what the student reads is cast where the Trainer casts every float (DeepSpeed).
+
+        In half precision labels and weights would be rounded, and stored logits could overflow.
+        """
+        prepared = super()._prepare_inputs(inputs)
+        if self.is_deepspeed_enabled:
+            own = student_inputs(inputs, self._student_columns)
+            for key, value in inputs.items():
+                if key not in own and isinstance(value, Tensor):
+                    prepared[key] = value.to(self.args.device)
+        return prepared
 
     def _check_data(self, mixing: Any, collator: Any) -> None:
         """Refuse rows that do not go with the student, the objective, or what is to be done to them."""
