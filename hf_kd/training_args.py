@@ -47,6 +47,8 @@ class DistillationTrainingArguments(TrainingArguments):
             label for several labels per row, the mean squared difference for a regression). Costs a teacher pass.
         lr_milestones: Epochs after which the learning rate is multiplied by `lr_gamma`; replaces the scheduler.
         lr_gamma: The factor at each milestone.
+        weight_decay_everywhere: Decay biases and the weights of normalisation layers too, as `torch.optim` does and
+            with it the recipes for CIFAR. The Trainer spares them.
         train_sampling_strategy: As in `TrainingArguments`; or "balanced": every class equally often, rows of rare ones
             repeatedly, an epoch as long as ever. Unlabelled rows come once per epoch. Follows `data_seed`, or `seed`.
         augmentation_views: Show training rows that change at random in so many repeatable views of each, epoch e in
@@ -81,6 +83,9 @@ class DistillationTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Epochs after which the learning rate is multiplied by `lr_gamma`."}
     )
     lr_gamma: float = field(default=0.1, metadata={"help": "The factor at each of `lr_milestones`."})
+    weight_decay_everywhere: bool = field(
+        default=False, metadata={"help": "Decay biases and normalisation too, as the recipes for CIFAR do."}
+    )
     train_sampling_strategy: str = field(
         default=_SAMPLING.default,
         metadata={

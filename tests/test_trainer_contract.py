@@ -27,6 +27,7 @@ from hf_kd.losses import AnnealingKDLoss, TeacherFreeLoss
 from hf_kd.trainer.checkpoints import CheckpointingTrainer
 from hf_kd.trainer.data import DataTrainer
 from hf_kd.trainer.passes import PassTrainer
+from hf_kd.trainer.schedule import ScheduledTrainer
 
 RAGGED = 14  # evaluated in batches of 4, 4, 4 and 2
 
@@ -295,11 +296,25 @@ def test_building_the_objective_draws_no_random_number_of_others(tmp_path):
     assert torch.equal(*states)
 
 
+def test_weight_decay_everywhere_is_that_of_torch(tmp_path):
+    """The papers' recipes decay biases and normalisation too; with them spared a repeated number is another one."""
+    student = classifier("resnet", 0)
+    expected = {name: 0.5 * value.detach().clone() for name, value in student.named_parameters()}
+    args = {"optim": "sgd", "learning_rate": 1.0, "weight_decay": 0.5, "lr_scheduler_type": "constant", "max_steps": 1}
+    trainer = build_trainer(tmp_path, student, classifier("resnet", 1), weight_decay_everywhere=True, **args)
+    trainer.create_optimizer()
+    for parameter in student.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    trainer.optimizer.step()
+    for name, value in student.named_parameters():
+        torch.testing.assert_close(value.detach(), expected[name], rtol=0, atol=1e-7, msg=name)
+
+
 # --- What this relies on ---------------------------------------------------------------------------------------------
 
 OVERRIDDEN = [
     name
-    for cls in (CheckpointingTrainer, PassTrainer, DataTrainer, DistillationTrainer)
+    for cls in (CheckpointingTrainer, PassTrainer, DataTrainer, ScheduledTrainer, DistillationTrainer)
     for name, value in vars(cls).items()
     if inspect.isfunction(value) and hasattr(Trainer, name)
 ]
@@ -325,6 +340,7 @@ def test_the_overrides_are_these():
         "create_scheduler",
         "evaluation_loop",
         "get_batch_samples",
+        "get_decay_parameter_names",
         "log",
         "prediction_step",
         "set_initial_training_values",

@@ -23,6 +23,7 @@ VALUES = {
     "evaluate_with_teacher": True,
     "lr_milestones": [150.0, 180.0, 210.5],
     "lr_gamma": 0.2,
+    "weight_decay_everywhere": True,
     "early_stopping_patience": 3,
     "augmentation_views": 4,
     "resume_with_changes": True,

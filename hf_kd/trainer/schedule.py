@@ -1,8 +1,45 @@
-"""The multi-step learning-rate schedule of the papers' recipes, which the Trainer lacks."""
+"""How far each weight steps, as in the papers' recipes: multi-step schedules, weight decay of everything."""
 
 from collections.abc import Sequence
 
 import torch
+from torch import nn
+
+from .data import DataTrainer
+
+
+class ScheduledTrainer(DataTrainer):
+    """The part of `DistillationTrainer` that knows the papers' learning rates and weight decay."""
+
+    _updates_per_epoch: float | None = None
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """As in `Trainer`, which spares biases and normalisation; or all of them."""
+        if self.args.weight_decay_everywhere:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    def set_initial_training_values(self, args, dataloader):
+        """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
+        values = super().set_initial_training_values(args, dataloader)
+        self._updates_per_epoch = values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`lr_milestones` if given, else as in `Trainer`."""
+        if self.args.lr_milestones and self.lr_scheduler is None:
+            self.lr_scheduler = multi_step_schedule(
+                optimizer or self.optimizer,
+                milestones=self.args.lr_milestones,
+                gamma=self.args.lr_gamma,
+                updates_per_epoch=self._updates_per_epoch or num_training_steps / self.args.num_train_epochs,
+                warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        for group in (optimizer or self.optimizer).param_groups:
+            group.setdefault("initial_lr", group["lr"])  # most schedulers do; the temperatures follow the ratio
+        return scheduler
 
 
 def multi_step_schedule(

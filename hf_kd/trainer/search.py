@@ -13,8 +13,8 @@ from ..methods import METHODS
 from ..registry import ConfigError, prefixed, suggestion
 from ..search_space import SearchSpace, import_optuna
 from ..training_args import DistillationTrainingArguments, is_greater_better
-from .data import DataTrainer
 from .hyperparameters import argument_changes, changed_arguments
+from .schedule import ScheduledTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -72,7 +72,7 @@ class Snapshot:
         trainer._bind_student()  # the teacher's classes were matched with another student's
 
 
-class SearchingTrainer(DataTrainer):
+class SearchingTrainer(ScheduledTrainer):
     """The part of `DistillationTrainer` that searches hyperparameters.
 
     The Trainer's own search keeps the value of a trial in `trainer.objective`, casts values blindly, only warns of

@@ -35,7 +35,6 @@ from .objective_state import ObjectiveState, initialized, join_optimizer
 from .problem_types import check_label_shape, check_problem_type, problem_type_of
 from .recomputation import check_recomputation, hides_gradients, with_gradients
 from .scaling import forget_evaluation, gather_batch, mixed_labels
-from .schedule import multi_step_schedule
 from .search import SearchingTrainer
 from .stopping import add_own_callbacks
 from .teacher_check import TeacherCheck
@@ -150,7 +149,6 @@ class DistillationTrainer(SearchingTrainer):
         checks.check_teacher_presence(self.objective, self.teacher, train_dataset, args.evaluate_with_teacher)
         self._bind_objective()
         self._check_data(mixing, data_collator)
-        self._updates_per_epoch: int | None = None
         self._forget_run()
         self._evaluation_rows = self.last_evaluation = None
         add_own_callbacks(self)
@@ -366,28 +364,6 @@ class DistillationTrainer(SearchingTrainer):
                 "`optimizers=(optimizer, None)` and name the schedule in `args`."
             )
         return optimizer
-
-    def set_initial_training_values(self, args, dataloader):
-        """As in `Trainer`; remembers the optimizer steps per epoch for `lr_milestones`."""
-        values = super().set_initial_training_values(args, dataloader)
-        self._updates_per_epoch = values[1]
-        return values
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """`lr_milestones` if given, else as in `Trainer`."""
-        if self.args.lr_milestones and self.lr_scheduler is None:
-            self.lr_scheduler = multi_step_schedule(
-                optimizer or self.optimizer,
-                milestones=self.args.lr_milestones,
-                gamma=self.args.lr_gamma,
-                updates_per_epoch=self._updates_per_epoch or num_training_steps / self.args.num_train_epochs,
-                warmup_steps=self.args.get_warmup_steps(num_training_steps),
-            )
-            self._created_lr_scheduler = True
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        for group in (optimizer or self.optimizer).param_groups:
-            group.setdefault("initial_lr", group["lr"])  # most schedulers do; the temperatures follow the ratio
-        return scheduler
 
     def _finalize_training(self, trial, num_train_samples, start_time) -> TrainOutput:
         """As in `Trainer`, with the mean loss over all processes and, also after a resume, over the whole run."""
