@@ -54,3 +54,33 @@ def _fresh_warnings():
     yield
     if "transformers" in sys.modules:
         sys.modules["transformers"].utils.logging.warning_once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def digits_teacher(tmp_path_factory):
+    """An untrained ViT for digits, whose classes come in another order than the data's. It is only read."""
+    from tiny import classifier
+
+    from hf_kd import load_task
+
+    folder = tmp_path_factory.mktemp("digits") / "teacher"
+    names = [str(i) for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
+    ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    classifier("vit", 9, classes=10, **ids).save_pretrained(folder)
+    load_task("embedded/digits", max_samples=40).processing_class.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """How many rows teachers were asked about, call by call."""
+    from hf_kd.teacher import FrozenTeacher
+
+    counted, ask = [], FrozenTeacher.ask
+
+    def counting(self, batch, accelerator):
+        counted.append(len(next(iter(batch.values()))))
+        return ask(self, batch, accelerator)
+
+    monkeypatch.setattr(FrozenTeacher, "ask", counting)
+    return counted

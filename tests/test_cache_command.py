@@ -22,31 +22,6 @@ from hf_kd.cli import app
 from hf_kd.experiment import cached_teacher, fill_cache, parse_config, run_experiment
 from hf_kd.experiment.build import build_task
 from hf_kd.registry import ConfigError
-from hf_kd.teacher import FrozenTeacher
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A digits ViT whose classes come in another order than the data's."""
-    folder = tmp_path_factory.mktemp("cached") / "teacher"
-    task = load_task("embedded/digits", max_samples=40)
-    names = [str(i) for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
-    ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    classifier("vit", 9, classes=10, **ids).save_pretrained(folder)
-    task.processing_class.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    counted, ask = [], FrozenTeacher.ask
-
-    def counting(self, batch, accelerator):
-        counted.append(len(next(iter(batch.values()))))
-        return ask(self, batch, accelerator)
-
-    monkeypatch.setattr(FrozenTeacher, "ask", counting)
-    return counted
 
 
 def scores(result):
@@ -55,13 +30,13 @@ def scores(result):
     }
 
 
-def test_a_run_from_the_cache_is_the_live_run_and_loads_no_teacher(teacher, tmp_path, monkeypatch):
-    live = run_experiment(from_teacher(teacher, tmp_path / "live"))
+def test_a_run_from_the_cache_is_the_live_run_and_loads_no_teacher(digits_teacher, tmp_path, monkeypatch):
+    live = run_experiment(from_teacher(digits_teacher, tmp_path / "live"))
     cache = str(tmp_path / "cache")
-    first = run_experiment(from_teacher(teacher, tmp_path / "first", teacher_cache=cache))
+    first = run_experiment(from_teacher(digits_teacher, tmp_path / "first", teacher_cache=cache))
     monkeypatch.setattr(cached_teacher, "build_teacher", None)
     monkeypatch.setattr("hf_kd.experiment.run.build_teacher", None)
-    again = run_experiment(from_teacher(teacher, tmp_path / "again", teacher_cache=cache))
+    again = run_experiment(from_teacher(digits_teacher, tmp_path / "again", teacher_cache=cache))
     assert scores(again) == pytest.approx(scores(live), rel=2e-4, abs=1e-6)
     assert scores(first) == pytest.approx(scores(again), rel=1e-6)
     assert {"test_agreement", "test_teacher_kl", "test_teacher_accuracy"} <= scores(live).keys()
@@ -73,22 +48,22 @@ def test_a_run_from_the_cache_is_the_live_run_and_loads_no_teacher(teacher, tmp_
         assert one == other, name
 
 
-def test_other_methods_seeds_and_label_maps_ask_nobody(teacher, tmp_path, asked):
+def test_other_methods_seeds_and_label_maps_ask_nobody(digits_teacher, tmp_path, asked):
     cache = str(tmp_path / "cache")
-    fill_cache(from_teacher(teacher, tmp_path, teacher_cache=cache))
+    fill_cache(from_teacher(digits_teacher, tmp_path, teacher_cache=cache))
     assert sum(asked) > 0
     asked.clear()
-    swapped = {"teacher": {"model": str(teacher), "sanity_check": False, "label_map": {"3": "1", "1": "3"}}}
+    swapped = {"teacher": {"model": str(digits_teacher), "sanity_check": False, "label_map": {"3": "1", "1": "3"}}}
     for number, change in enumerate(({"method": {"name": "dtkd"}}, {"seed": 9}, swapped)):
-        changes = {"teacher": {"model": str(teacher), "sanity_check": False}, "teacher_cache": cache, **change}
+        changes = {"teacher": {"model": str(digits_teacher), "sanity_check": False}, "teacher_cache": cache, **change}
         run_experiment(config_with(tmp_path / str(number), **changes))
     assert asked == []
 
 
-def test_a_teacher_with_another_processor_is_asked_with_its_own(teacher, tmp_path):
+def test_a_teacher_with_another_processor_is_asked_with_its_own(digits_teacher, tmp_path):
     """Twice the pixels: what is stored belongs to those, though the student reads its own."""
     other = tmp_path / "other"
-    shutil.copytree(teacher, other)
+    shutil.copytree(digits_teacher, other)
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "do_normalize": False}))
     section = {"teacher": {"model": str(other), "sanity_check": False}}
@@ -97,7 +72,7 @@ def test_a_teacher_with_another_processor_is_asked_with_its_own(teacher, tmp_pat
     run_experiment(config_with(tmp_path / "first", teacher_cache=cache, **section))
     again = run_experiment(config_with(tmp_path / "again", teacher_cache=cache, **section))
     assert scores(again) == pytest.approx(scores(live), rel=2e-4, abs=1e-6)
-    changed = {"teacher": {**section["teacher"], "processor": str(teacher)}}
+    changed = {"teacher": {**section["teacher"], "processor": str(digits_teacher)}}
     with pytest.raises(ConfigError, match="is not shown to the teacher as it was when the cache was filled"):
         run_experiment(config_with(tmp_path / "changed", teacher_cache=cache, **changed))
 
@@ -112,9 +87,9 @@ def test_a_teacher_of_grey_images_is_shown_grey_ones_again(tmp_path):
     run_experiment(from_teacher(tmp_path / "t", tmp_path / "again", **given))
 
 
-def test_a_teacher_trained_anew_in_the_same_folder_is_refused(teacher, tmp_path):
+def test_a_teacher_trained_anew_in_the_same_folder_is_refused(digits_teacher, tmp_path):
     own = tmp_path / "teacher"
-    shutil.copytree(teacher, own)
+    shutil.copytree(digits_teacher, own)
     cache = str(tmp_path / "cache")
     fill_cache(from_teacher(own, tmp_path, teacher_cache=cache), splits=("train",))
     shutil.copy(own / "model.safetensors", tmp_path / "kept")
@@ -130,9 +105,9 @@ def test_a_teacher_trained_anew_in_the_same_folder_is_refused(teacher, tmp_path)
     run_experiment(from_teacher(tmp_path / "moved", tmp_path / "run", teacher_cache=cache))
 
 
-def test_another_precision_is_refused_without_loading_anything(teacher, tmp_path):
+def test_another_precision_is_refused_without_loading_anything(digits_teacher, tmp_path):
     cache = str(tmp_path / "cache")
-    section = {"model": str(teacher), "sanity_check": False, "dtype": "float32"}
+    section = {"model": str(digits_teacher), "sanity_check": False, "dtype": "float32"}
     fill_cache(config_with(tmp_path, teacher=section, teacher_cache=cache), splits=("train",))
     for change in (
         {"teacher": {**section, "dtype": "bfloat16"}},
@@ -144,18 +119,18 @@ def test_another_precision_is_refused_without_loading_anything(teacher, tmp_path
 
 
 @pytest.mark.parametrize("augmentation", ["crop_flip", {"name": "crop_flip", "cutmix": 1.0}], ids=["crop", "cutmix"])
-def test_augmented_images_come_in_views(teacher, tmp_path, asked, augmentation):
+def test_augmented_images_come_in_views(digits_teacher, tmp_path, asked, augmentation):
     data = {**CONFIG["data"], "augmentation": augmentation}
     training = {**CONFIG["training"], "evaluate_with_teacher": False}
     cache = {"dir": str(tmp_path / "cache"), "views": 2}
     given = {"data": data, "training": training}
-    run_experiment(from_teacher(teacher, tmp_path / "first", teacher_cache=cache, **given))
+    run_experiment(from_teacher(digits_teacher, tmp_path / "first", teacher_cache=cache, **given))
     assert sum(asked) == 2 * 80
     asked.clear()
-    again = run_experiment(from_teacher(teacher, tmp_path / "again", teacher_cache=cache, **given))
+    again = run_experiment(from_teacher(digits_teacher, tmp_path / "again", teacher_cache=cache, **given))
     assert asked == []
     live = {**given, "training": {**training, "augmentation_views": 2}}
-    expected = run_experiment(from_teacher(teacher, tmp_path / "live", **live))
+    expected = run_experiment(from_teacher(digits_teacher, tmp_path / "live", **live))
     assert scores(again) == pytest.approx(scores(expected), rel=2e-4, abs=1e-6)
 
 
@@ -191,10 +166,10 @@ def test_a_stream_is_read_to_its_end_once(tmp_path, asked, monkeypatch):
     assert scores(again) == pytest.approx(scores(live), rel=2e-4, abs=1e-6)
 
 
-def test_the_command_fills_tells_and_verifies(teacher, tmp_path):
+def test_the_command_fills_tells_and_verifies(digits_teacher, tmp_path):
     (tmp_path / "run.yaml").write_text(json.dumps({**CONFIG, "output_dir": str(tmp_path / "run")}))
     cache, call = tmp_path / "cache", CliRunner().invoke
-    section = [f"teacher.model={teacher}", "teacher.sanity_check=false"]
+    section = [f"teacher.model={digits_teacher}", "teacher.sanity_check=false"]
     done = call(app, ["cache", str(tmp_path / "run.yaml"), *section, f"teacher_cache={cache}"])
     assert done.exit_code == 0, done.output
     assert "train: 80 rows, the teacher is right on" in done.output
@@ -203,7 +178,7 @@ def test_the_command_fills_tells_and_verifies(teacher, tmp_path):
     assert command[:2] == ["hf-kd", "train"]
     info = call(app, ["cache", "info", str(cache)]).output
     assert "10 logits in float32" in info
-    assert str(teacher)[:20] in info
+    assert str(digits_teacher)[:20] in info
     assert "every checksum right" in call(app, ["cache", "verify", str(cache)]).output
     assert call(app, command[1:]).exit_code == 0
     again = call(app, ["cache", str(tmp_path / "run.yaml"), *section, f"teacher_cache={cache}"])
@@ -260,18 +235,18 @@ def test_configurations_that_cannot_be_are_refused(changes, words, tmp_path):
     assert any(re.search(words, problem) for problem in error.value.problems), error.value.problems
 
 
-def test_a_cache_alone_is_not_enough_to_fill_one(teacher, tmp_path):
+def test_a_cache_alone_is_not_enough_to_fill_one(digits_teacher, tmp_path):
     with pytest.raises(ConfigError, match="teacher_cache: is required: a folder"):
-        fill_cache(from_teacher(teacher, tmp_path))
+        fill_cache(from_teacher(digits_teacher, tmp_path))
 
 
-def test_features_that_a_cache_lacks_are_said_before_the_run_starts(teacher, tmp_path):
+def test_features_that_a_cache_lacks_are_said_before_the_run_starts(digits_teacher, tmp_path):
     cache = str(tmp_path / "cache")
-    fill_cache(from_teacher(teacher, tmp_path, teacher_cache=cache), splits=("train",))
+    fill_cache(from_teacher(digits_teacher, tmp_path, teacher_cache=cache), splits=("train",))
     training = {**CONFIG["training"], "evaluate_with_teacher": False}
     given = {"method": {"name": "feature_mse"}, "teacher_cache": cache, "training": training}
     with pytest.raises(ConfigError, match="filled without. Name another folder, which the teacher then fills"):
-        run_experiment(from_teacher(teacher, tmp_path / "run", **given))
+        run_experiment(from_teacher(digits_teacher, tmp_path / "run", **given))
     assert not (tmp_path / "run").exists()
 
 

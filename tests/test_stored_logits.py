@@ -43,18 +43,6 @@ CONFIG = {
 }
 
 
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A digits ViT whose classes come in another order than the data's."""
-    folder = tmp_path_factory.mktemp("stored") / "teacher"
-    task = load_task("embedded/digits", max_samples=40)
-    names = [str(i) for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7)]
-    ids = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    classifier("vit", 9, classes=10, **ids).save_pretrained(folder)
-    task.processing_class.save_pretrained(folder)
-    return folder
-
-
 def config_with(folder, **changes):
     return parse_config({**CONFIG, "output_dir": str(folder), **changes})
 
@@ -64,9 +52,9 @@ def from_teacher(teacher, folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def taught(teacher, tmp_path_factory):
+def taught(digits_teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("taught") / "rows"
-    return store_teacher_logits(from_teacher(teacher, folder), folder)
+    return store_teacher_logits(from_teacher(digits_teacher, folder), folder)
 
 
 def fed(taught, folder, **changes):
@@ -77,9 +65,9 @@ def fed(taught, folder, **changes):
     return config_with(folder, **{"teacher": teacher, "data": data, "student": student, **changes})
 
 
-def test_a_run_without_the_teacher_is_the_run_with_it(teacher, taught, tmp_path):
+def test_a_run_without_the_teacher_is_the_run_with_it(digits_teacher, taught, tmp_path):
     """Rows, order of classes, labels and views: one of them off, and every later run learns noise."""
-    live = run_experiment(from_teacher(teacher, tmp_path / "live"))
+    live = run_experiment(from_teacher(digits_teacher, tmp_path / "live"))
     again = run_experiment(fed(taught, tmp_path / "fed"))
     assert (again.train_rows, again.labelled_rows) == (live.train_rows, live.labelled_rows) == (80, 30)
     for split in ("validation", "test"):
@@ -88,22 +76,22 @@ def test_a_run_without_the_teacher_is_the_run_with_it(teacher, taught, tmp_path)
         assert other == pytest.approx(one, rel=2e-4, abs=1e-6)  # batches of another size were asked: float32 rounding
 
 
-def test_the_folder_says_whose_logits_they_are(teacher, taught, tmp_path):
+def test_the_folder_says_whose_logits_they_are(digits_teacher, taught, tmp_path):
     facts = json.loads((Path(taught.folder) / "teacher_logits.json").read_text())
-    assert facts["teacher"]["name"] == str(teacher)
+    assert facts["teacher"]["name"] == str(digits_teacher)
     assert facts["label_names"] == [str(i) for i in range(10)]
     assert facts["data"]["name"] == "embedded/digits"
     run_experiment(fed(taught, tmp_path))
-    assert json.loads((tmp_path / "distillation.json").read_text())["teacher"]["name"] == str(teacher)
-    assert json.loads((tmp_path / "environment.json").read_text())["models"]["teacher"]["name"] == str(teacher)
+    assert json.loads((tmp_path / "distillation.json").read_text())["teacher"]["name"] == str(digits_teacher)
+    assert json.loads((tmp_path / "environment.json").read_text())["models"]["teacher"]["name"] == str(digits_teacher)
     assert "stored" in json.loads((tmp_path / "teacher.json").read_text())["inputs"]
     assert "distilled from the local model `teacher`" in (tmp_path / "README.md").read_text()
 
 
-def test_an_evaluation_of_the_run_compares_with_the_model_that_gave_the_logits(teacher, taught, tmp_path):
+def test_an_evaluation_of_the_run_compares_with_the_model_that_gave_the_logits(digits_teacher, taught, tmp_path):
     run_experiment(fed(taught, tmp_path / "run"))
     found = evaluate_run(tmp_path / "run")
-    assert found.teacher == str(teacher)
+    assert found.teacher == str(digits_teacher)
     results = json.loads((tmp_path / "run" / "results.json").read_text())["test"]
     assert (found.agreement, found.teacher_kl) == pytest.approx(
         (results["agreement"], results["teacher_kl"]), rel=2e-4
@@ -132,10 +120,12 @@ def test_images_travel_inside_the_files(taught, tmp_path):
     assert rows.column_names == ["image", "label", "teacher_logits"]
 
 
-def test_weights_of_labels_travel_too(teacher, tmp_path):
+def test_weights_of_labels_travel_too(digits_teacher, tmp_path):
     """Balanced classes that are lost on the way train another student."""
     data = {**CONFIG["data"], "class_weights": "balanced"}
-    stored = store_teacher_logits(from_teacher(teacher, tmp_path, data=data), tmp_path / "rows", splits=("train",))
+    stored = store_teacher_logits(
+        from_teacher(digits_teacher, tmp_path, data=data), tmp_path / "rows", splits=("train",)
+    )
     assert {"data.class_weights=null", "data.sample_weight=label_weight"} <= {*stored.overrides}
     task = load_task("embedded/digits", max_samples=80, labelled=30, class_weights="balanced")
     again = load_task(
@@ -149,10 +139,10 @@ def test_weights_of_labels_travel_too(teacher, tmp_path):
     )
 
 
-def test_the_command_prints_one_that_works(teacher, tmp_path, monkeypatch):
+def test_the_command_prints_one_that_works(digits_teacher, tmp_path, monkeypatch):
     """What it says to run next is run as it stands."""
     monkeypatch.chdir(tmp_path)
-    config = {**CONFIG, "output_dir": "out", "teacher": {"model": str(teacher), "sanity_check": False}}
+    config = {**CONFIG, "output_dir": "out", "teacher": {"model": str(digits_teacher), "sanity_check": False}}
     Path("run.yaml").write_text(json.dumps(config))
     done = CliRunner().invoke(app, ["add-logits", "run.yaml", "rows", "training.num_train_epochs=1"])
     assert done.exit_code == 0, done.output
@@ -280,19 +270,19 @@ def test_embedded_rows_have_no_stored_logits(tmp_path):
         run_experiment(config_with(tmp_path, teacher={"column": "teacher_logits"}))
 
 
-def test_comparing_with_the_teacher_needs_its_answers_everywhere(teacher, tmp_path):
+def test_comparing_with_the_teacher_needs_its_answers_everywhere(digits_teacher, tmp_path):
     """Found after hours of training otherwise, at the last evaluation."""
     rows = tmp_path / "rows"
-    stored = store_teacher_logits(from_teacher(teacher, tmp_path), rows, splits=("train",))
+    stored = store_teacher_logits(from_teacher(digits_teacher, tmp_path), rows, splits=("train",))
     with pytest.raises(ConfigError, match="validation and test rows have no column 'teacher_logits'"):
         run_experiment(fed(stored, tmp_path / "out"))
     training = {**CONFIG["training"], "evaluate_with_teacher": False}
     run_experiment(fed(stored, tmp_path / "out", training=training))
 
 
-def test_a_teacher_near_chance_is_refused_before_anything_is_written(teacher, taught, tmp_path):
+def test_a_teacher_near_chance_is_refused_before_anything_is_written(digits_teacher, taught, tmp_path):
     data = {**CONFIG["data"], "labelled": 80}
-    checked = config_with(tmp_path, teacher={"model": str(teacher)}, data=data)
+    checked = config_with(tmp_path, teacher={"model": str(digits_teacher)}, data=data)
     with pytest.raises(ConfigError, match="teacher.model: .*guessing among 10"):
         store_teacher_logits(checked, tmp_path / "rows")
     assert not list(tmp_path.iterdir())
@@ -300,23 +290,23 @@ def test_a_teacher_near_chance_is_refused_before_anything_is_written(teacher, ta
         run_experiment(fed(taught, tmp_path / "out", teacher={"column": "teacher_logits"}))
 
 
-def test_a_killed_call_is_called_again(teacher, tmp_path):
+def test_a_killed_call_is_called_again(digits_teacher, tmp_path):
     """What it had begun to write is in the way of nothing."""
     (tmp_path / ".rows.partial").mkdir()
     (tmp_path / ".rows.partial" / "train.parquet").write_text("half")
-    store_teacher_logits(from_teacher(teacher, tmp_path), tmp_path / "rows", splits=("test",))
+    store_teacher_logits(from_teacher(digits_teacher, tmp_path), tmp_path / "rows", splits=("test",))
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
-def test_what_cannot_be_stored_is_refused_in_words(teacher, taught, tmp_path):
-    config = from_teacher(teacher, tmp_path)
+def test_what_cannot_be_stored_is_refused_in_words(digits_teacher, taught, tmp_path):
+    config = from_teacher(digits_teacher, tmp_path)
     with pytest.raises(ConfigError, match="is there already"):
         store_teacher_logits(config, taught.folder)
     with pytest.raises(ConfigError, match="expected some of train, validation, test, got dev"):
         store_teacher_logits(config, tmp_path / "rows", splits=("dev",))
     with pytest.raises(ConfigError, match="nobody to ask"):
         store_teacher_logits(fed(taught, tmp_path), tmp_path / "rows")
-    augmented = from_teacher(teacher, tmp_path, data={**CONFIG["data"], "augmentation": "crop_flip"})
+    augmented = from_teacher(digits_teacher, tmp_path, data={**CONFIG["data"], "augmentation": "crop_flip"})
     with pytest.raises(ConfigError, match="one answer per row is stored"):
         store_teacher_logits(augmented, tmp_path / "rows")
 

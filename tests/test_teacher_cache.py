@@ -11,7 +11,6 @@ from tiny import CLASSES, LENGTH, VOCABULARY, classifier, examples, head, logits
 
 from hf_kd import KDLoss, Mixing, TeacherCache
 from hf_kd.objective import DistillationObjective
-from hf_kd.teacher import FrozenTeacher
 from hf_kd.teacher_cache import KeyedRows, row_keys
 
 ROWS = 24
@@ -37,18 +36,6 @@ def run(folder, *, teacher=None, cache=None, rows=None, architecture="bert", stu
 
 def losses(trainer):
     return [record["loss"] for record in trainer.state.log_history if "loss" in record]
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """How many rows the teacher was asked about, call by call."""
-    counted, ask = [], FrozenTeacher.ask
-    monkeypatch.setattr(
-        FrozenTeacher,
-        "ask",
-        lambda self, batch, *a: counted.append(len(next(iter(batch.values())))) or ask(self, batch, *a),
-    )
-    return counted
 
 
 @pytest.fixture
