@@ -77,7 +77,7 @@ class CifarResNetModel(CifarBackbone):
     """The backbone: `hidden_states` are the maps after the stem and after each stage, all after their ReLU."""
 
     config_class = CifarResNetConfig
-    _no_split_modules = ["CifarResNetBlock"]  # noqa: RUF012 - as transformers declares it
+    _no_split_modules = ["CifarResNetBlock"]
 
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
@@ -105,7 +105,7 @@ class CifarResNetForImageClassification(CifarClassifier):
 
     config_class = CifarResNetConfig
     backbone_class = CifarResNetModel
-    _no_split_modules = ["CifarResNetBlock"]  # noqa: RUF012 - as transformers declares it
+    _no_split_modules = ["CifarResNetBlock"]
 
 
 CifarResNetConfig.register_for_auto_class()
