@@ -4,7 +4,7 @@ Imports nothing of the package but files beside it, because these files go along
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -40,15 +40,54 @@ class CifarConfig(PreTrainedConfig):
         """Refuse images without channels."""
         self.check_size("num_channels", "an image has channels. Give 3, or 1 for grey images")
 
-    def check_size(self, name: str, advice: str, low: int = 1) -> None:
-        """Refuse a setting below `low`.
+    def check_size(self, name: str, advice: str) -> None:
+        """Refuse a whole number below 1; None passes.
 
         Raises:
             ValueError: It is.
         """
         value = getattr(self, name)
-        if value is not None and value < low:
-            raise ValueError(f"`{type(self).__name__}({name}={value})` is less than {low}: {advice}.")
+        if value is not None and value < 1:
+            raise ValueError(f"`{type(self).__name__}({name}={value})` is less than 1: {advice}.")
+
+    def check_choice(self, name: str, choices: Iterable[Any]) -> None:
+        """Refuse a setting that is none of `choices`.
+
+        Raises:
+            ValueError: It is none.
+        """
+        value = getattr(self, name)
+        if value not in choices:
+            raise ValueError(
+                f"`{type(self).__name__}({name}={value!r})`: the layers are laid down for certain ones only. Give one "
+                f"of {', '.join(map(str, choices))}."
+            )
+
+    def check_stages(self) -> None:
+        """Refuse `stage_sizes` and `blocks` that are not as many, or hold a number below 1.
+
+        Raises:
+            ValueError: They do.
+        """
+        sizes, blocks = self.stage_sizes, self.blocks
+        if not sizes or len(sizes) != len(blocks) or min(*sizes, *blocks) < 1:
+            raise ValueError(
+                f"`{type(self).__name__}(stage_sizes={sizes}, blocks={blocks})` are the channels and the number of "
+                "blocks of each stage, so they must be equally many and at least 1. Give both."
+            )
+
+    def check_share(self, name: str) -> None:
+        """Refuse what is no probability below 1.
+
+        Raises:
+            ValueError: It is none.
+        """
+        value = getattr(self, name)
+        if not 0 <= value < 1:
+            raise ValueError(
+                f"`{type(self).__name__}({name}={value})` is a probability of leaving out, and must be in [0, 1): at "
+                "1 nothing would be left. Give 0 for none."
+            )
 
 
 class CifarPreTrainedModel(PreTrainedModel):
@@ -63,6 +102,15 @@ class CifarPreTrainedModel(PreTrainedModel):
 
     config_class = CifarConfig
     base_model_prefix = "backbone"
+    _no_split_modules = [
+        "CifarResNetBlock",
+        "CifarBottleneck",
+        "CifarWRNBlock",
+        "CifarMobileBlock",
+        "CifarShuffleBlockV1",
+        "CifarShuffleBlockV2",
+        "CifarShuffleDownBlockV2",
+    ]
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     # Recomputing a BatchNorm would move its running statistics twice a step; and these networks are small.
@@ -100,6 +148,22 @@ class CifarPreTrainedModel(PreTrainedModel):
             init.uniform_(module.bias, -bound, bound)
         else:
             super()._init_weights(module)
+
+
+def shuffled(x: Tensor, groups: int) -> Tensor:
+    """The channels of `(batch, channels, height, width)` dealt out anew, one of each group in turn; order in memory kept.
+
+    Channel j of group i, of n channels in each of the g groups, goes from place i n + j to place j g + i.
+    """
+    order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+    dealt = x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    return dealt.contiguous(memory_format=order)
+
+
+def normed(before: int, after: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution that keeps the size but for its stride, without bias, and a BatchNorm."""
+    convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after))
 
 
 class CifarBackbone(CifarPreTrainedModel):

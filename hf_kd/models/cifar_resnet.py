@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig
+from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed
 
 
 @strict
@@ -58,31 +58,24 @@ class CifarResNetBlock(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int):
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(after)
-        self.shortcut = None
-        if before != after or stride != 1:
-            self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        self.first = normed(before, after, 3, stride)
+        self.second = normed(after, after, 3)
+        self.shortcut = None if before == after and stride == 1 else normed(before, after, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """The map after the block, `(batch, after, height / stride, width / stride)`."""
         beside = x if self.shortcut is None else self.shortcut(x)
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(x)) + beside, inplace=True)
+        return F.relu(self.second(F.relu(self.first(x), inplace=True)) + beside, inplace=True)
 
 
 class CifarResNetModel(CifarBackbone):
     """The backbone: `hidden_states` are the maps after the stem and after each stage, all after their ReLU."""
 
     config_class = CifarResNetConfig
-    _no_split_modules = ["CifarResNetBlock"]
 
     def __init__(self, config: CifarResNetConfig):
         super().__init__(config)
-        self.stem = nn.Conv2d(config.num_channels, config.stem_size, 3, 1, 1, bias=False)
-        self.norm = nn.BatchNorm2d(config.stem_size)
+        self.stem = normed(config.num_channels, config.stem_size, 3)
         self.stages = nn.ModuleList()
         before, blocks = config.stem_size, (config.depth - 2) // 6
         for stage, size in enumerate(config.stage_sizes):
@@ -94,7 +87,7 @@ class CifarResNetModel(CifarBackbone):
 
     def maps(self, pixel_values: Tensor) -> list[Tensor]:
         """The maps after the stem and after each stage."""
-        found = [F.relu(self.norm(self.stem(pixel_values)), inplace=True)]
+        found = [F.relu(self.stem(pixel_values), inplace=True)]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return found
@@ -105,7 +98,6 @@ class CifarResNetForImageClassification(CifarClassifier):
 
     config_class = CifarResNetConfig
     backbone_class = CifarResNetModel
-    _no_split_modules = ["CifarResNetBlock"]
 
 
 CifarResNetConfig.register_for_auto_class()
