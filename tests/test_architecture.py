@@ -33,7 +33,7 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
     "sanity": {"label_map"},
     "search_space": BASE,
     "quantization": {"adapters"},
-    "teacher": {"inputs", "label_map", "adapters", "quantization"},
+    "teacher": {"inputs", "label_map", "adapters", "quantization", "models"},
     "students": {"teacher"},
     "adapters": {"heads", "inputs"},
     "seeding": set(),

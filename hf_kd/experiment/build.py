@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer, PreTrainedModel
 
 from ..adapters import SELF
 from ..data import Task, load_task
+from ..models import OWN_TYPES, cifar_processor
 from ..quantization import KEYS
 from ..registry import ConfigError
 from ..teacher import auto_class, load_teacher
@@ -61,7 +62,10 @@ def build_task(config: ExperimentConfig) -> Task:
 
 
 def processor_source(config: ExperimentConfig) -> tuple[str, dict[str, Any]] | None:
-    """Where the student's processor is loaded from, and with which options; None where an embedded set brings one.
+    """Where the student's processor is loaded from, and with which options; None where one is built in.
+
+    That is so for an embedded set, and for a student from scratch of the package's own architectures, unless there is
+    a teacher of those, whose processor fits.
 
     Raises:
         ConfigError: Nothing says which.
@@ -72,7 +76,7 @@ def processor_source(config: ExperimentConfig) -> tuple[str, dict[str, Any]] | N
     if student.model is not None:
         options = {"revision": student.revision or "main", "trust_remote_code": student.trust_remote_code}
         return student.model, options
-    if embedded:
+    if embedded or _has_own_processor(config):
         return None
     if config.teacher is None or config.teacher.model is None:
         raise ConfigError(
@@ -85,10 +89,26 @@ def processor_source(config: ExperimentConfig) -> tuple[str, dict[str, Any]] | N
     return teacher.model, {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
 
 
+def _has_own_processor(config: ExperimentConfig) -> bool:
+    """Whether the student is one of the package's own networks, and no teacher of those has a processor for it."""
+    if (config.student.config or {}).get("model_type") not in OWN_TYPES:
+        return False
+    teacher = config.teacher
+    if teacher is None or teacher.model is None:
+        return True
+    options = {"revision": teacher.revision, "trust_remote_code": teacher.trust_remote_code}
+    try:
+        return AutoConfig.from_pretrained(teacher.model, **options).model_type not in OWN_TYPES
+    except (OSError, ValueError) as error:
+        refuse("teacher.model", error)
+
+
 def _processor(config: ExperimentConfig) -> Any:
     """The student's processor; None where an embedded set brings one."""
     source = processor_source(config)
-    return None if source is None else _load_processor(source[0], "student.processor", **source[1])
+    if source is not None:
+        return _load_processor(source[0], "student.processor", **source[1])
+    return None if (config.data.name or "").startswith("embedded/") else cifar_processor()
 
 
 def _load_processor(source: str, path: str, **options: Any) -> Any:

@@ -1,0 +1,90 @@
+"""ImageNet's ResNets with a stem for images of 32 pixels: four stages (He et al. 2016, Table 1; no pooling before)."""
+
+import torch.nn.functional as F
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+
+from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed
+from .cifar_resnet import CifarResNetBlock
+
+LAYOUTS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BOTTLENECK_FROM = 50
+
+
+@strict
+class CifarDeepResNetConfig(CifarConfig):
+    """The residual networks of ImageNet, their first convolution 3x3 without stride, and no pooling after it.
+
+    Args:
+        depth: 18 or 34, of basic blocks; 50, 101 or 152, of bottlenecks.
+    """
+
+    model_type = "cifar_deep_resnet"
+
+    depth: int = 50
+
+    def validate_depth(self) -> None:
+        """Refuse a depth without a layout."""
+        self.check_choice("depth", LAYOUTS)
+
+    @property
+    def feature_size(self) -> int:
+        """Width of the pooled features."""
+        return 512 if self.depth < BOTTLENECK_FROM else 2048
+
+
+class CifarBottleneck(nn.Module):
+    """Convolutions of 1, 3 and 1 beside a shortcut; the stride lies in the 3x3; ends in a ReLU."""
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__()
+        inner = after // 4
+        self.reduce = normed(before, inner)
+        self.spread = normed(inner, inner, 3, stride)
+        self.expand = normed(inner, after)
+        self.shortcut = None if before == after and stride == 1 else normed(before, after, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The map after the block, `(batch, after, height / stride, width / stride)`."""
+        beside = x if self.shortcut is None else self.shortcut(x)
+        x = F.relu(self.reduce(x), inplace=True)
+        x = F.relu(self.spread(x), inplace=True)
+        return F.relu(self.expand(x) + beside, inplace=True)
+
+
+class CifarDeepResNetModel(CifarBackbone):
+    """The backbone: `hidden_states` are the maps after the stem and after each stage, all after their ReLU."""
+
+    config_class = CifarDeepResNetConfig
+
+    def __init__(self, config: CifarDeepResNetConfig):
+        super().__init__(config)
+        self.stem = normed(config.num_channels, 64, 3)
+        block, widening = (CifarResNetBlock, 1) if config.depth < BOTTLENECK_FROM else (CifarBottleneck, 4)
+        self.stages = nn.ModuleList()
+        before = 64
+        for stage, blocks in enumerate(LAYOUTS[config.depth]):
+            size = 64 * 2**stage * widening
+            first = block(before, size, 1 if stage == 0 else 2)
+            self.stages.append(nn.Sequential(first, *(block(size, size, 1) for _ in range(blocks - 1))))
+            before = size
+        self.post_init()
+        self.arrange()
+
+    def maps(self, pixel_values: Tensor) -> list[Tensor]:
+        """The maps after the stem and after each stage."""
+        found = [F.relu(self.stem(pixel_values), inplace=True)]
+        for stage in self.stages:
+            found.append(stage(found[-1]))
+        return found
+
+
+class CifarDeepResNetForImageClassification(CifarClassifier):
+    """The backbone and a linear layer on its pooled features."""
+
+    config_class = CifarDeepResNetConfig
+    backbone_class = CifarDeepResNetModel
+
+
+CifarDeepResNetConfig.register_for_auto_class()
+CifarDeepResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")
