@@ -132,6 +132,7 @@ MODELS = {
     # ImageNet
     "facebook/deit-base-patch16-224": ("vit", IMAGENET, True, DEIT, {"num_hidden_layers": 3}),
     "facebook/deit-tiny-patch16-224": ("vit", IMAGENET, True, DEIT, {}),
+    "timm/resnet34.tv_in1k": ("timm", "resnet34", False, nothing, {"layers": [1] * 4, "channels": [4, 4, 8, 8]}),
     "timm/resnet50.tv_in1k": ("timm", "resnet50", False, nothing, {"layers": [1] * 4, "channels": [4, 4, 8, 8]}),
     "timm/regnety_160.deit_in1k": (
         "timm", "regnety_160", False, nothing, {"w0": 8, "wa": 8.0, "wm": 2.0, "group_size": 8, "depth": 8}),
