@@ -82,8 +82,8 @@ class CifarPreTrainedModel(PreTrainedModel):
 def shuffled(x: Tensor, groups: int) -> Tensor:
     """The channels of `(batch, channels, height, width)` dealt out anew, one of each group in turn.
 
-    Channel j of group i, of n channels in each of the g groups, goes from place i n + j to place j g + i. The order in memory
-    stays.
+    Channel j of group i, of n channels in each of the g groups, goes from place i n + j to place j g + i. The order
+    in memory stays.
     """
     order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     dealt = x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

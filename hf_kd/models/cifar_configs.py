@@ -273,8 +273,9 @@ class CifarShuffleNetV1Config(CifarConfig):
     """The network of the paper, with a first convolution of 1x1 without stride, and no pooling after it.
 
     Args:
-        stage_sizes: Channels of the three stages; each a multiple of 4 times `groups`, and larger than the one before
-            (24 before the first), because the first block of a stage keeps what enters and adds channels to it.
+        stage_sizes: Channels of the stages. The first block of a stage keeps what enters and adds channels to it, so
+            they grow, from the 24 of the first convolution on. What is added, the sizes and a quarter of each have to
+            fall into `groups`.
         blocks: Blocks of each stage, the one with the stride included.
         groups: Groups of the convolutions of 1x1, among which channels are shuffled.
     """
@@ -298,9 +299,9 @@ class CifarShuffleNetV1Config(CifarConfig):
         parts = [*added, *self.stage_sizes]
         if min(added) < 4 or any(part % self.groups or part // 4 % self.groups for part in parts):
             raise ValueError(
-                f"`CifarShuffleNetV1Config(stage_sizes={self.stage_sizes}, groups={self.groups})`: the stages add {added} "
-                f"channels to the {SHUFFLE_STEM} of the stem; these, the sizes and a quarter of each must be multiples "
-                "of groups above 0. Give (240, 480, 960) with 3 groups, as in the paper."
+                f"`CifarShuffleNetV1Config(stage_sizes={self.stage_sizes}, groups={self.groups})`: the stages add "
+                f"{added} channels to the {SHUFFLE_STEM} of the stem; these, the sizes and a quarter of each must be "
+                "multiples of groups above 0. Give (240, 480, 960) with 3 groups, as in the paper."
             )
 
     @property
@@ -314,7 +315,7 @@ class CifarShuffleNetV2Config(CifarConfig):
     """The network of the paper, with a first convolution of 1x1 without stride, and no pooling after it.
 
     Args:
-        stage_sizes: Channels of the three stages, even numbers.
+        stage_sizes: Channels of the stages, even numbers.
         last_size: Channels of the last convolution.
         blocks: Blocks of each stage, the one with the stride included.
     """

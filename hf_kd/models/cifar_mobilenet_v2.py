@@ -12,7 +12,10 @@ MAPS_AFTER = (1, 2, 4, 6)
 
 
 class CifarMobileBlock(nn.Module):
-    """Widen, convolve each channel by itself, narrow; no ReLU at the end. Where the shape stays, what entered is added."""
+    """Widen, convolve each channel by itself, narrow; no ReLU at the end.
+
+    Where the shape stays, what entered is added.
+    """
 
     def __init__(self, before: int, after: int, stride: int, expansion: int):
         super().__init__()
