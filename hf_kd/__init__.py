@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .registration import register_with_transformers
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -70,6 +72,8 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
 
+
+register_with_transformers()
 
 if TYPE_CHECKING:
     from .adapters import add_adapter, merged_student

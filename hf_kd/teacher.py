@@ -19,7 +19,6 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging
 
-from . import models  # noqa: F401 - registers the package's own architectures
 from .adapters import SELF, OwnBase
 from .functional import SINGLE_LABEL, upcast
 from .inputs import TEACHER_LOGITS, TEACHER_PREFIX, logits_of, model_columns, teacher_inputs

@@ -41,53 +41,23 @@ Every model takes `pixel_values`, `(batch, channels, height, width)`, and ends i
 over places. With `output_hidden_states` it returns one map after its stem and one after each stage; what they are
 (before or after a ReLU) is said at each backbone. `channels_last` holds the weights in that order of memory.
 
-They are registered with the Auto classes when this package is imported after or before transformers, so that their
-checkpoints load like any other. Their code is saved beside their weights: where this package is not installed, they
-load with `trust_remote_code=True`.
+Once `hf_kd` is imported, the Auto classes of transformers know them, and their checkpoints load like any other. Their
+code is saved beside their weights: where `hf_kd` is not installed, they load with `trust_remote_code=True`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification, PreTrainedConfig, ViTImageProcessor
+from transformers.models.auto.configuration_auto import AutoConfig
 
 from ..registry import ConfigError, suggestion
-from .cifar_deep_resnet import (
-    CifarDeepResNetConfig,
-    CifarDeepResNetForImageClassification,
-    CifarDeepResNetModel,
-)
-from .cifar_mobilenet_v2 import (
-    CifarMobileNetV2Config,
-    CifarMobileNetV2ForImageClassification,
-    CifarMobileNetV2Model,
-)
-from .cifar_resnet import CifarResNetConfig, CifarResNetForImageClassification, CifarResNetModel
-from .cifar_shufflenet_v1 import (
-    CifarShuffleNetV1Config,
-    CifarShuffleNetV1ForImageClassification,
-    CifarShuffleNetV1Model,
-)
-from .cifar_shufflenet_v2 import (
-    CifarShuffleNetV2Config,
-    CifarShuffleNetV2ForImageClassification,
-    CifarShuffleNetV2Model,
-)
-from .cifar_vgg import CifarVGGConfig, CifarVGGForImageClassification, CifarVGGModel
-from .cifar_wrn import CifarWRNConfig, CifarWRNForImageClassification, CifarWRNModel
+from .cifar_configs import CONFIGS, CifarConfig
 
-_FAMILIES = (
-    (CifarResNetConfig, CifarResNetModel, CifarResNetForImageClassification),
-    (CifarDeepResNetConfig, CifarDeepResNetModel, CifarDeepResNetForImageClassification),
-    (CifarWRNConfig, CifarWRNModel, CifarWRNForImageClassification),
-    (CifarVGGConfig, CifarVGGModel, CifarVGGForImageClassification),
-    (CifarMobileNetV2Config, CifarMobileNetV2Model, CifarMobileNetV2ForImageClassification),
-    (CifarShuffleNetV1Config, CifarShuffleNetV1Model, CifarShuffleNetV1ForImageClassification),
-    (CifarShuffleNetV2Config, CifarShuffleNetV2Model, CifarShuffleNetV2ForImageClassification),
-)
+if TYPE_CHECKING:
+    from transformers import ViTImageProcessor
 
 # Mean and standard deviation of CIFAR-100's training images, as the benchmarks of the literature normalise.
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-OWN_TYPES = tuple(config.model_type for config, _, _ in _FAMILIES)
+OWN_TYPES = tuple(config.model_type for config in CONFIGS)
 
 LITERATURE: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"model_type": "cifar_resnet", "depth": depth} for depth in (8, 14, 20, 32, 44, 56, 110)},
@@ -108,7 +78,7 @@ LITERATURE: dict[str, dict[str, Any]] = {
 __all__ = ["LITERATURE", "OWN_TYPES", "cifar_processor", "literature_config"]
 
 
-def literature_config(name: str, **settings: Any) -> PreTrainedConfig:
+def literature_config(name: str, **settings: Any) -> CifarConfig:
     """The configuration of a network of the literature.
 
     Args:
@@ -123,12 +93,14 @@ def literature_config(name: str, **settings: Any) -> PreTrainedConfig:
     return AutoConfig.for_model(**{**LITERATURE[name], **settings})
 
 
-def cifar_processor(size: int = 32) -> ViTImageProcessor:
+def cifar_processor(size: int = 32) -> "ViTImageProcessor":
     """The image processor of these networks: `size` pixels a side, normalised as CIFAR-100.
 
     Args:
         size: Pixels a side. Images that have it already are not resampled.
     """
+    from transformers import ViTImageProcessor  # here, because it needs torchvision, and the networks do not
+
     return ViTImageProcessor(
         do_resize=True,
         size={"height": size, "width": size},
@@ -141,11 +113,5 @@ def cifar_processor(size: int = 32) -> ViTImageProcessor:
     )
 
 
-def _register() -> None:
-    for config, backbone, classifier in _FAMILIES:
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, backbone, exist_ok=True)
-        AutoModelForImageClassification.register(config, classifier, exist_ok=True)
-
-
-_register()
+for _config in CONFIGS:
+    AutoConfig.register(_config.model_type, _config, exist_ok=True)

@@ -1,93 +1,22 @@
-"""What the CIFAR networks share: settings, initialisation, the classifier around a backbone.
+"""What the CIFAR networks share: initialisation, memory order, the classifier around a backbone.
 
 Imports nothing of the package but files beside it, because these files go along with a saved model.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
     BaseModelOutputWithPoolingAndNoAttention,
     ImageClassifierOutputWithNoAttention,
 )
 
-
-@strict
-class CifarConfig(PreTrainedConfig):
-    """What all of these networks can be told.
-
-    Args:
-        num_channels: Channels of an image.
-        channels_last: Hold the weights of convolutions channels last, and bring images into that order. The same
-            function up to rounding; many devices compute it faster.
-    """
-
-    num_channels: int = 3
-    channels_last: bool = False
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features that enter the classification layer."""
-        raise NotImplementedError
-
-    def validate_channels(self) -> None:
-        """Refuse images without channels."""
-        self.check_size("num_channels", "an image has channels. Give 3, or 1 for grey images")
-
-    def check_size(self, name: str, advice: str) -> None:
-        """Refuse a whole number below 1; None passes.
-
-        Raises:
-            ValueError: It is.
-        """
-        value = getattr(self, name)
-        if value is not None and value < 1:
-            raise ValueError(f"`{type(self).__name__}({name}={value})` is less than 1: {advice}.")
-
-    def check_choice(self, name: str, choices: Iterable[Any]) -> None:
-        """Refuse a setting that is none of `choices`.
-
-        Raises:
-            ValueError: It is none.
-        """
-        value = getattr(self, name)
-        if value not in choices:
-            raise ValueError(
-                f"`{type(self).__name__}({name}={value!r})`: the layers are laid down for certain ones only. Give one "
-                f"of {', '.join(map(str, choices))}."
-            )
-
-    def check_stages(self) -> None:
-        """Refuse `stage_sizes` and `blocks` that are not as many, or hold a number below 1.
-
-        Raises:
-            ValueError: They do.
-        """
-        sizes, blocks = self.stage_sizes, self.blocks
-        if not sizes or len(sizes) != len(blocks) or min(*sizes, *blocks) < 1:
-            raise ValueError(
-                f"`{type(self).__name__}(stage_sizes={sizes}, blocks={blocks})` are the channels and the number of "
-                "blocks of each stage, so they must be equally many and at least 1. Give both."
-            )
-
-    def check_share(self, name: str) -> None:
-        """Refuse what is no probability below 1.
-
-        Raises:
-            ValueError: It is none.
-        """
-        value = getattr(self, name)
-        if not 0 <= value < 1:
-            raise ValueError(
-                f"`{type(self).__name__}({name}={value})` is a probability of leaving out, and must be in [0, 1): at "
-                "1 nothing would be left. Give 0 for none."
-            )
+from .cifar_configs import CifarConfig
 
 
 class CifarPreTrainedModel(PreTrainedModel):
@@ -151,9 +80,10 @@ class CifarPreTrainedModel(PreTrainedModel):
 
 
 def shuffled(x: Tensor, groups: int) -> Tensor:
-    """The channels of `(batch, channels, height, width)` dealt out anew, one of each group in turn; order in memory kept.
+    """The channels of `(batch, channels, height, width)` dealt out anew, one of each group in turn.
 
-    Channel j of group i, of n channels in each of the g groups, goes from place i n + j to place j g + i.
+    Channel j of group i, of n channels in each of the g groups, goes from place i n + j to place j g + i. The order
+    in memory stays.
     """
     order = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     dealt = x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)

@@ -1,36 +1,11 @@
 """ImageNet's ResNets with a stem for images of 32 pixels: four stages (He et al. 2016, Table 1; no pooling before)."""
 
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed
+from .cifar_base import CifarBackbone, CifarClassifier, normed
+from .cifar_configs import CifarDeepResNetConfig
 from .cifar_resnet import CifarResNetBlock
-
-LAYOUTS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-BOTTLENECK_FROM = 50
-
-
-@strict
-class CifarDeepResNetConfig(CifarConfig):
-    """The residual networks of ImageNet, their first convolution 3x3 without stride, and no pooling after it.
-
-    Args:
-        depth: 18 or 34, of basic blocks; 50, 101 or 152, of bottlenecks.
-    """
-
-    model_type = "cifar_deep_resnet"
-
-    depth: int = 50
-
-    def validate_depth(self) -> None:
-        """Refuse a depth without a layout."""
-        self.check_choice("depth", LAYOUTS)
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return 512 if self.depth < BOTTLENECK_FROM else 2048
 
 
 class CifarBottleneck(nn.Module):
@@ -60,13 +35,12 @@ class CifarDeepResNetModel(CifarBackbone):
     def __init__(self, config: CifarDeepResNetConfig):
         super().__init__(config)
         self.stem = normed(config.num_channels, 64, 3)
-        block, widening = (CifarResNetBlock, 1) if config.depth < BOTTLENECK_FROM else (CifarBottleneck, 4)
+        block = CifarBottleneck if config.has_bottlenecks else CifarResNetBlock
         self.stages = nn.ModuleList()
         before = 64
-        for stage, blocks in enumerate(LAYOUTS[config.depth]):
-            size = 64 * 2**stage * widening
+        for stage, (size, count) in enumerate(zip(config.stage_sizes, config.blocks, strict=True)):
             first = block(before, size, 1 if stage == 0 else 2)
-            self.stages.append(nn.Sequential(first, *(block(size, size, 1) for _ in range(blocks - 1))))
+            self.stages.append(nn.Sequential(first, *(block(size, size, 1) for _ in range(count - 1))))
             before = size
         self.post_init()
         self.arrange()
@@ -86,5 +60,5 @@ class CifarDeepResNetForImageClassification(CifarClassifier):
     backbone_class = CifarDeepResNetModel
 
 
-CifarDeepResNetConfig.register_for_auto_class()
+CifarDeepResNetModel.register_for_auto_class("AutoModel")
 CifarDeepResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")

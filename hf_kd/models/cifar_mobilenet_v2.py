@@ -1,48 +1,21 @@
 """MobileNetV2 for images of 32 pixels: inverted residuals (Sandler et al. 2018), with strides for small images."""
 
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed
+from .cifar_base import CifarBackbone, CifarClassifier, normed
+from .cifar_configs import CifarMobileNetV2Config
 
 # Channels at width 1, blocks, stride of the first block; the first stage does not widen inside.
 STAGES = ((16, 1, 1), (24, 2, 1), (32, 3, 2), (64, 4, 2), (96, 3, 1), (160, 3, 2), (320, 1, 1))
 MAPS_AFTER = (1, 2, 4, 6)
 
 
-@strict
-class CifarMobileNetV2Config(CifarConfig):
-    """The network of the paper, with a stride less in its second stage.
-
-    Args:
-        width: Factor on the channels of all stages, rounded down. The last convolution has 1280, or `width` times as
-            many above 1.
-        expansion: How many times as many channels a block has inside, but for the first stage.
-    """
-
-    model_type = "cifar_mobilenet_v2"
-
-    width: float = 0.5
-    expansion: int = 6
-
-    def validate_widths(self) -> None:
-        """Refuse a network without channels."""
-        self.check_size("expansion", "the blocks would have no channels inside. Give 6")
-        if not 1 / 16 <= self.width <= 16:
-            raise ValueError(
-                f"`CifarMobileNetV2Config(width={self.width})` is a factor on 16 to 320 channels, and must be in "
-                "[1/16, 16] to leave one at least, and no more than fit. Give 0.5 or 1."
-            )
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return int(1280 * max(self.width, 1.0))
-
-
 class CifarMobileBlock(nn.Module):
-    """Widen, convolve each channel by itself, narrow; added to what entered where the shape stays. No ReLU at the end."""
+    """Widen, convolve each channel by itself, narrow; no ReLU at the end.
+
+    Where the shape stays, what entered is added.
+    """
 
     def __init__(self, before: int, after: int, stride: int, expansion: int):
         super().__init__()
@@ -106,5 +79,5 @@ class CifarMobileNetV2ForImageClassification(CifarClassifier):
     head_init = "small"
 
 
-CifarMobileNetV2Config.register_for_auto_class()
+CifarMobileNetV2Model.register_for_auto_class("AutoModel")
 CifarMobileNetV2ForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -1,56 +1,10 @@
 """ResNets for images of 32 pixels: three stages of basic blocks (He et al. 2016, section 4.2)."""
 
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed
-
-
-@strict
-class CifarResNetConfig(CifarConfig):
-    """The residual networks of depth 6n + 2 for CIFAR.
-
-    Args:
-        depth: Layers with weights, 6n + 2: 8, 14, 20, 32, 44, 56, 110, ...
-        width: The stages have 16, 32 and 64 times as many channels; the benchmark's "x4" is 4.
-        stem_channels: Channels after the first convolution. None: 8 times `width`, at least 16, as in the benchmark
-            (16 for width 1, 32 for width 4).
-    """
-
-    model_type = "cifar_resnet"
-
-    depth: int = 20
-    width: int = 1
-    stem_channels: int | None = None
-
-    def validate_depth(self) -> None:
-        """Refuse a depth that three equal stages cannot make."""
-        if self.depth < 8 or self.depth % 6 != 2:
-            raise ValueError(
-                f"`CifarResNetConfig(depth={self.depth})` is not 6n + 2: three stages of n blocks with two "
-                "convolutions each, one before and one layer after. Give 8, 14, 20, 32, 44, 56 or 110."
-            )
-
-    def validate_widths(self) -> None:
-        """Refuse a network without channels."""
-        self.check_size("width", "the stages would have no channels. Give 1, or 4 for the wide ones")
-        self.check_size("stem_channels", "the stages would have nothing to read. Leave it out, or give 16")
-
-    @property
-    def stem_size(self) -> int:
-        """Channels after the first convolution."""
-        return max(16, 8 * self.width) if self.stem_channels is None else self.stem_channels
-
-    @property
-    def stage_sizes(self) -> tuple[int, int, int]:
-        """Channels of the stages."""
-        return 16 * self.width, 32 * self.width, 64 * self.width
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return self.stage_sizes[-1]
+from .cifar_base import CifarBackbone, CifarClassifier, normed
+from .cifar_configs import CifarResNetConfig
 
 
 class CifarResNetBlock(nn.Module):
@@ -100,5 +54,5 @@ class CifarResNetForImageClassification(CifarClassifier):
     backbone_class = CifarResNetModel
 
 
-CifarResNetConfig.register_for_auto_class()
+CifarResNetModel.register_for_auto_class("AutoModel")
 CifarResNetForImageClassification.register_for_auto_class("AutoModelForImageClassification")

@@ -2,48 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig, normed, shuffled
-
-STEM = 24
-
-
-@strict
-class CifarShuffleNetV2Config(CifarConfig):
-    """The network of the paper, with a first convolution of 1x1 without stride, and no pooling after it.
-
-    Args:
-        stage_sizes: Channels of the three stages, even numbers.
-        last_size: Channels of the last convolution.
-        blocks: Blocks of each stage, the one with the stride included.
-    """
-
-    model_type = "cifar_shufflenet_v2"
-
-    stage_sizes: list[int] | tuple[int, ...] = (116, 232, 464)
-    last_size: int = 1024
-    blocks: list[int] | tuple[int, ...] = (4, 8, 4)
-
-    def __post_init__(self, **kwargs):
-        self.stage_sizes, self.blocks = list(self.stage_sizes), list(self.blocks)
-        super().__post_init__(**kwargs)
-
-    def validate_stages(self) -> None:
-        """Refuse stages without blocks, and channels that cannot be halved."""
-        self.check_size("last_size", "there would be no features. Give 1024")
-        self.check_stages()
-        if any(size % 2 for size in self.stage_sizes):
-            raise ValueError(
-                f"`CifarShuffleNetV2Config(stage_sizes={self.stage_sizes})` has odd numbers: half of the channels "
-                "pass each block. Give even ones."
-            )
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return self.last_size
+from .cifar_base import CifarBackbone, CifarClassifier, normed, shuffled
+from .cifar_configs import SHUFFLE_STEM, CifarShuffleNetV2Config
 
 
 class CifarShuffleBlockV2(nn.Module):
@@ -95,9 +57,9 @@ class CifarShuffleNetV2Model(CifarBackbone):
 
     def __init__(self, config: CifarShuffleNetV2Config):
         super().__init__(config)
-        self.stem = normed(config.num_channels, STEM)
+        self.stem = normed(config.num_channels, SHUFFLE_STEM)
         self.stages = nn.ModuleList()
-        before = STEM
+        before = SHUFFLE_STEM
         for size, count in zip(config.stage_sizes, config.blocks, strict=True):
             first = CifarShuffleDownBlockV2(before, size)
             self.stages.append(nn.Sequential(first, *(CifarShuffleBlockV2(size) for _ in range(count - 1))))
@@ -126,5 +88,5 @@ class CifarShuffleNetV2ForImageClassification(CifarClassifier):
     conv_init = "torch"
 
 
-CifarShuffleNetV2Config.register_for_auto_class()
+CifarShuffleNetV2Model.register_for_auto_class("AutoModel")
 CifarShuffleNetV2ForImageClassification.register_for_auto_class("AutoModelForImageClassification")

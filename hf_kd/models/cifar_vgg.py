@@ -1,36 +1,12 @@
 """VGG with BatchNorm for images of 32 pixels: convolutions of 3x3 and one linear layer (Simonyan & Zisserman 2015)."""
 
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig
+from .cifar_base import CifarBackbone, CifarClassifier
+from .cifar_configs import CifarVGGConfig
 
-SIZES = (64, 128, 256, 512, 512)
-LAYOUTS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 SMALLEST, LARGE = 8, 64
-
-
-@strict
-class CifarVGGConfig(CifarConfig):
-    """The networks of the paper, five stages, without their hidden linear layers.
-
-    Args:
-        depth: 8, 11, 13, 16 or 19: the names of the paper, which count two linear layers that are left out here.
-    """
-
-    model_type = "cifar_vgg"
-
-    depth: int = 8
-
-    def validate_depth(self) -> None:
-        """Refuse a depth without a layout."""
-        self.check_choice("depth", LAYOUTS)
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return SIZES[-1]
 
 
 class CifarVGGModel(CifarBackbone):
@@ -46,7 +22,7 @@ class CifarVGGModel(CifarBackbone):
         super().__init__(config)
         self.stages = nn.ModuleList()
         before = config.num_channels
-        for size, count in zip(SIZES, LAYOUTS[config.depth], strict=True):
+        for size, count in zip(config.stage_sizes, config.convolutions, strict=True):
             layers: list[nn.Module] = []
             for _ in range(count):
                 layers += [nn.Conv2d(before, size, 3, 1, 1), nn.BatchNorm2d(size), nn.ReLU(inplace=True)]
@@ -84,5 +60,5 @@ class CifarVGGForImageClassification(CifarClassifier):
     head_init = "small"
 
 
-CifarVGGConfig.register_for_auto_class()
+CifarVGGModel.register_for_auto_class("AutoModel")
 CifarVGGForImageClassification.register_for_auto_class("AutoModelForImageClassification")

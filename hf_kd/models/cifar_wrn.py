@@ -1,45 +1,10 @@
 """Wide residual networks: three stages of blocks that normalise before they convolve (Zagoruyko & Komodakis 2016)."""
 
 import torch.nn.functional as F
-from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 
-from .cifar_base import CifarBackbone, CifarClassifier, CifarConfig
-
-
-@strict
-class CifarWRNConfig(CifarConfig):
-    """WRN-depth-width.
-
-    Args:
-        depth: Layers with weights, 6n + 4: 10, 16, 22, 28, 40, ...
-        width: The stages have 16, 32 and 64 times as many channels; the first convolution always 16.
-        dropout: Share of the values left out between the two convolutions of a block in training.
-    """
-
-    model_type = "cifar_wrn"
-
-    depth: int = 16
-    width: int = 2
-    dropout: float = 0.0
-
-    def validate_depth(self) -> None:
-        """Refuse a depth that three equal stages cannot make."""
-        if self.depth < 10 or self.depth % 6 != 4:
-            raise ValueError(
-                f"`CifarWRNConfig(depth={self.depth})` is not 6n + 4: three stages of n blocks with two convolutions "
-                "each, three convolutions where the channels change and one layer after. Give 10, 16, 22, 28 or 40."
-            )
-
-    def validate_width(self) -> None:
-        """Refuse a network without channels, or without values."""
-        self.check_size("width", "the stages would have no channels. Give 1, 2 or more")
-        self.check_share("dropout")
-
-    @property
-    def feature_size(self) -> int:
-        """Width of the pooled features."""
-        return 64 * self.width
+from .cifar_base import CifarBackbone, CifarClassifier
+from .cifar_configs import CifarWRNConfig
 
 
 class CifarWRNBlock(nn.Module):
@@ -110,5 +75,5 @@ class CifarWRNForImageClassification(CifarClassifier):
     head_init = "torch_zero_bias"
 
 
-CifarWRNConfig.register_for_auto_class()
+CifarWRNModel.register_for_auto_class("AutoModel")
 CifarWRNForImageClassification.register_for_auto_class("AutoModelForImageClassification")

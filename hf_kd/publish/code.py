@@ -46,7 +46,7 @@ def _needed(cls: type) -> list[str]:
     """What the code of a class imports, besides what every user of it has."""
     path = sys.modules[cls.__module__].__file__
     found = {name for file in (path, *get_relative_import_files(path)) for name in get_imports(file)}
-    return sorted(found - {*sys.stdlib_module_names, "torch", "transformers"})
+    return sorted(found - {*sys.stdlib_module_names, "torch", "transformers", "huggingface_hub"})
 
 
 def _not_carried(model: type, config: type) -> str | None:
