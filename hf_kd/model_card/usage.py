@@ -23,7 +23,7 @@ def usage(run: RunRecord, location: str, revision: str | None = None, *, on_hub:
         also = f" It imports {', '.join(needs)}, which must be installed." if needs else ""
         parts.append(
             f"The model's class is not one of `transformers`: its code lies beside the weights, and runs on your "
-            f"machine when the model is loaded. Read it first.{also}"
+            f"machine when the model is loaded. Read it first.{also}{_installed(run)}"
         )
     elif run.code.get("package"):
         installed = f"`{run.code['package']}` {run.code.get('version') or ''}".strip()
@@ -31,6 +31,15 @@ def usage(run: RunRecord, location: str, revision: str | None = None, *, on_hub:
     if run.adapter and run.merged:
         parts.append(_adapter(run, location, revision, on_hub))
     return "\n\n".join(parts)
+
+
+def _installed(run: RunRecord) -> str:
+    """That this package knows the model's class itself, if it does."""
+    if not str(run.code.get("module")).startswith("hf_kd."):
+        return ""
+    return (
+        " Where `hf_kd` is installed, `import hf_kd` and leave out `trust_remote_code=True`: it has the class itself."
+    )
 
 
 def _block(code: str) -> str:
