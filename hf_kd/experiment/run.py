@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..methods import METHODS, plugs_in, resolved_settings
 from ..metrics import class_scores
 from ..objective import DistillationObjective
 from ..publish import PushError, write_merged
+from ..test_rows import rows_of_evaluation, write_test_rows
 from ..trainer import DistillationTrainer
 from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
@@ -98,9 +99,10 @@ def run_experiment(
     ran on and the commits of models, processors and data; `distillation.json`, which of these made the student;
     `teacher.json`, which of the teacher's classes is which and how often it was right on labelled training rows; for
     an adapter student also `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the
-    student lost against its teacher on the test split, class by class; a model card with plots; and the Trainer's
-    checkpoints and log. With `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir`
-    and the caches of Hugging Face and matplotlib are written to.
+    student lost against its teacher on the test split, class by class; `test_rows.safetensors`, what it answered on
+    each test row; a model card with plots; and the Trainer's checkpoints and log. With `training.push_to_hub` all but
+    the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging Face and matplotlib are written
+    to.
     Launched on several processes, the first one writes.
 
     Args:
@@ -140,6 +142,7 @@ def run_experiment(
         best = best_model(asked, trainer)
         validation, test = (scores_on(trainer, rows) for rows in (task.validation, task.test))
         _write_per_class(trainer, task, folder)
+        _write_test_rows(trainer, task, folder)
         trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
         trainer.save_state()
         if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
@@ -307,6 +310,18 @@ def _write_per_class(trainer: DistillationTrainer, task: Task, folder: Path) -> 
     if classes:
         content = {"split": "test", "measure": measure, "classes": [asdict(entry) for entry in classes]}
         _write_json(folder / PER_CLASS, content)
+
+
+def _write_test_rows(trainer: DistillationTrainer, task: Task, folder: Path) -> None:
+    """The student's answer on each row of the split that was scored last, the test split, in the split's order."""
+    order, shared = None, trainer.objective.shared
+    if trainer.args.train_sampling_strategy == "group_by_length" and isinstance(task.test, Sized):
+        order = list(trainer._get_eval_sampler(trainer._remove_unused_columns(task.test, "evaluation")))
+    if trainer.args.process_index == 0:
+        taught = None if shared is None else shared.classes
+        rows = rows_of_evaluation(trainer.last_evaluation.arrays(), task.label_names, taught=taught, order=order)
+        if rows is not None:
+            write_test_rows(folder, rows)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
