@@ -41,7 +41,7 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
     "training_args": {"methods"},
     "adapter_files": set(),
     "model_card": {"methods", "adapter_files"},
-    "publish": {"model_card", "report", "teacher", "adapters", "adapter_files", "teacher_cache"},
+    "publish": {"model_card", "report", "teacher", "adapters", "adapter_files", "teacher_cache", "test_rows"},
     "trainer": {
         "methods",
         "inputs",

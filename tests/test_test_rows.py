@@ -13,7 +13,10 @@ from transformers import AutoModelForImageClassification
 
 from hf_kd import DistillationObjective, load_task
 from hf_kd.experiment import run_experiment
+from hf_kd.experiment.cached_teacher import source_facts
+from hf_kd.experiment.config import TeacherSection
 from hf_kd.experiment.run import _write_test_rows
+from hf_kd.publish.folder import bundle
 from hf_kd.test_rows import TestRows, read_test_rows, rows_of_evaluation, write_test_rows
 from hf_kd.trainer.evaluation import EvaluationRows, row_values
 
@@ -43,6 +46,13 @@ def run(folder, **changed):
     }
     given["training"] |= {"dataloader_pin_memory": False, **changed.pop("training", {})}
     return run_experiment({**given, **changed})
+
+
+def padded(rows):
+    """Texts of different lengths as one batch."""
+    columns = {k: [torch.tensor(row[k]) for row in rows] for k in ("input_ids", "attention_mask")}
+    batch = {k: torch.nn.utils.rnn.pad_sequence(v, batch_first=True) for k, v in columns.items()}
+    return {**batch, "labels": torch.tensor([row["labels"] for row in rows])}
 
 
 def load(data):
@@ -103,6 +113,21 @@ def test_a_file_that_lacks_a_column_is_refused(tmp_path):
     save_file({"label": np.zeros(2, np.int32)}, tmp_path / "test_rows.safetensors", said)
     with pytest.raises(ValueError, match="lacks .*prediction"):
         read_test_rows(tmp_path)
+
+
+def test_labels_of_rows_are_not_pushed_with_the_student(tmp_path):
+    """Somebody's test set is theirs; and a name that ends like weights' would be taken for some."""
+    write_test_rows(tmp_path, rows())
+    (tmp_path / "model.safetensors").touch()
+    assert list(bundle(tmp_path)) == ["model.safetensors"]
+
+
+def test_a_teacher_is_known_by_its_weights_and_not_by_what_it_answered(tmp_path):
+    """A cache of its answers would be refused after the teacher was scored again, on other rows."""
+    section = TeacherSection(**teacher_of(tmp_path, ["1", "2"]))
+    before = source_facts(section)
+    write_test_rows(tmp_path, rows())
+    assert source_facts(section) == before
 
 
 # ---- From an evaluation
@@ -177,7 +202,7 @@ def test_rows_grouped_by_length_are_in_the_split_s_order(tmp_path):
     student, test = classifier("bert", 1), examples("bert", 20)
     for index, row in enumerate(test):
         row |= {"input_ids": row["input_ids"][: 2 + index % 5], "attention_mask": [1] * (2 + index % 5)}
-    options = {"objective": DistillationObjective(ce_weight=1.0, kd_weight=0.0), "data_collator": DataCollator()}
+    options = {"objective": DistillationObjective(ce_weight=1.0, kd_weight=0.0), "data_collator": padded}
     args = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 3}
     trainer = build_trainer(tmp_path, student, train=table(test), trainer=options, **args)
     read = [trainer._get_eval_sampler(table(test)) for _ in range(2)]

@@ -32,6 +32,7 @@ from ..teacher_cache import (
     row_keys,
 )
 from ..teacher_logits import ClassesOf
+from ..test_rows import TEST_ROWS
 from ..trainer import DistillationTrainer
 from ..trainer.cached import (
     UNQUANTIZED,
@@ -116,6 +117,7 @@ def source_facts(section: TeacherSection) -> dict[str, Any]:
     held = {"quantization": "8-bit" if section.load_in_8bit else "4-bit nf4" if section.load_in_4bit else UNQUANTIZED}
     if found["local"]:
         files = sorted(Path(section.model).expanduser().glob("*.safetensors"))
+        files = [path for path in files if path.name != TEST_ROWS]  # of the run that trained it; no weights
         return {"revision": None, "files": {path.name: _digest(path) for path in files} or None, **held}
     commit = getattr(config, "_commit_hash", None) or found["commit"]
     return {"revision": section.revision, "commit": commit, **held}
