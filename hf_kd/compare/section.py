@@ -56,10 +56,10 @@ class CompareSection(Section):
         name: Of the comparison, for whoever reads it; by default its folder's.
     """
 
-    methods: Annotated[list[Name | dict[str, Any]], Field(min_length=1)]
-    seeds: Annotated[int, Field(ge=1)] | Annotated[list[Seed], Field(min_length=1)] = 3
+    methods: list[Name | dict[str, Any]]
+    seeds: int | list[Seed] = 3
     baseline: Literal["alone"] = ALONE
-    pairs: Annotated[dict[str, PairSection], Field(min_length=1)] | None = None
+    pairs: dict[str, PairSection] | None = None
     protocol: Literal["last", "best_validation", "best_test"] = LAST
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     keep_models: bool = False
@@ -109,7 +109,7 @@ def checked_section(given: Any) -> CompareSection:
     given = {key: value for key, value in given.items() if value is not None}
     if isinstance(given.get("pairs"), Mapping):
         given["pairs"] = {str(name): {} if pair is None else pair for name, pair in given["pairs"].items()}
-    problems = [f"{COMPARE}.{line}" for line in structure_problems(CompareSection, given)]
+    problems = _structure_problems(given)
     if not problems:
         section = CompareSection.model_validate(given)
         problems = _seed_problems(section) + _name_problems(section)
@@ -118,8 +118,26 @@ def checked_section(given: Any) -> CompareSection:
     return section
 
 
+def _structure_problems(given: Mapping[str, Any]) -> list[str]:
+    pairs, rest = given.get("pairs"), dict(given)
+    problems = []
+    if isinstance(pairs, Mapping):
+        rest["pairs"] = {name: {} if isinstance(pair, Mapping) else pair for name, pair in pairs.items()}
+        for name, pair in pairs.items():
+            lines = structure_problems(PairSection, pair) if isinstance(pair, Mapping) else ()
+            problems += [f"pairs.{name}.{line}" for line in lines]
+    problems = [f"{COMPARE}.{line}" for line in [*structure_problems(CompareSection, rest), *problems]]
+    if not problems and not given["methods"]:
+        problems.append(f"{COMPARE}.methods: is empty. Name what is to be compared, e.g. [kd, ctkd].")
+    if not problems and given.get("pairs") == {}:
+        problems.append(f"{COMPARE}.pairs: is empty. Name pairs, or leave it out for the teacher and student above.")
+    return problems
+
+
 def _seed_problems(section: CompareSection) -> list[str]:
     seeds = section.seed_list
+    if not seeds:
+        return [f"{COMPARE}.seeds: expected a number of at least 1, or seeds, got {section.seeds!r}. Give e.g. 3."]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     return [f"{COMPARE}.seeds: {seed} stands there more than once. Give each seed once." for seed in twice]
 
