@@ -3,7 +3,7 @@
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..methods import METHODS, plugs_in, resolved_settings
 from ..metrics import class_scores
 from ..objective import DistillationObjective
 from ..publish import PushError, write_merged
+from ..test_rows import rows_of_evaluation, write_test_rows
 from ..trainer import DistillationTrainer
 from ..trainer.hub import environment
 from ..training_args import DistillationTrainingArguments
@@ -85,10 +86,17 @@ class ExperimentResult:
     best_model: dict[str, Any] | None = None
 
 
+class WithTrainer(TrainerCallback):
+    """A callback that is told its trainer before training."""
+
+    trainer: DistillationTrainer
+
+
 def run_experiment(
     config: ExperimentConfig | Mapping[str, Any],
     *,
     task: Task | None = None,
+    teacher: Any = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> ExperimentResult:
     """Train the student that `config` describes, score it, and save it.
@@ -98,15 +106,17 @@ def run_experiment(
     ran on and the commits of models, processors and data; `distillation.json`, which of these made the student;
     `teacher.json`, which of the teacher's classes is which and how often it was right on labelled training rows; for
     an adapter student also `merged`, the plain one; with `training.evaluate_with_teacher` `per_class.json`, what the
-    student lost against its teacher on the test split, class by class; a model card with plots; and the Trainer's
-    checkpoints and log. With `training.push_to_hub` all but the checkpoints is pushed at the end. Only `output_dir`
-    and the caches of Hugging Face and matplotlib are written to.
+    student lost against its teacher on the test split, class by class; `test_rows.safetensors`, what it answered on
+    each test row; a model card with plots; and the Trainer's checkpoints and log. With `training.push_to_hub` all but
+    the checkpoints is pushed at the end. Only `output_dir` and the caches of Hugging Face and matplotlib are written
+    to.
     Launched on several processes, the first one writes.
 
     Args:
         config: A checked configuration, or a mapping to check.
         task: The data that `config.data` describes, where the caller has loaded it already.
-        callbacks: Added to the trainer's.
+        teacher: The teacher that `config.teacher` describes, likewise.
+        callbacks: Added to the trainer's; those of `WithTrainer` are told which that is.
 
     Raises:
         ConfigError: The configuration is wrong, or what it names cannot be loaded or does not fit together.
@@ -121,7 +131,7 @@ def run_experiment(
     task = build_task(config) if task is None else task
     asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
-    student, teacher, models = _models(config, task)
+    student, teacher, models = _models(config, task, teacher)
     side, cached = side_of(config, teacher, student, task, teacher_splits(args))
     task = side.task
     trainer = build_trainer(config, args, side, student, teacher, callbacks, cached)
@@ -140,6 +150,7 @@ def run_experiment(
         best = best_model(asked, trainer)
         validation, test = (scores_on(trainer, rows) for rows in (task.validation, task.test))
         _write_per_class(trainer, task, folder)
+        _write_test_rows(trainer, task, folder)
         trainer.save_model(_internal_call=True)  # pushed below, when there are results to push
         trainer.save_state()
         if config.student.peft is not None and args.process_index == 0 and not is_merged(folder):
@@ -215,6 +226,9 @@ def build_trainer(
         "teacher": config.teacher and config.teacher.revision,
         "student": config.student.revision or "main",
     }
+    for callback in callbacks:
+        if isinstance(callback, WithTrainer):
+            callback.trainer = trainer
     if cached is None:
         trainer.stored_teacher = _stored_teacher(config)
     trainer.told = {"data_section": _identity(config, task)}
@@ -259,11 +273,12 @@ def _write_start(
         _write_json(folder / TEACHER, teacher)
 
 
-def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, Any]]:
+def _models(config: ExperimentConfig, task: Task, teacher: Any) -> tuple[Any, Any, dict[str, Any]]:
     """Student and teacher, and where they came from."""
     student = build_student(config.student, task, config.teacher)
     is_needed = config.teacher_cache is None or config.student.init_layers is not None
-    teacher = build_teacher(config.teacher, task) if is_needed else None  # else only if the cache lacks answers
+    if is_needed and teacher is None:  # else only if the cache lacks answers
+        teacher = build_teacher(config.teacher, task)
     taken = None
     if config.student.init_layers is not None:
         taken = take_over_layers(config.student, student, teacher, config.teacher, task)
@@ -307,6 +322,18 @@ def _write_per_class(trainer: DistillationTrainer, task: Task, folder: Path) -> 
     if classes:
         content = {"split": "test", "measure": measure, "classes": [asdict(entry) for entry in classes]}
         _write_json(folder / PER_CLASS, content)
+
+
+def _write_test_rows(trainer: DistillationTrainer, task: Task, folder: Path) -> None:
+    """The student's answer on each row of the split that was scored last, the test split, in the split's order."""
+    order, shared = None, trainer.objective.shared
+    if trainer.args.train_sampling_strategy == "group_by_length" and isinstance(task.test, Sized):
+        order = list(trainer._get_eval_sampler(trainer._remove_unused_columns(task.test, "evaluation")))
+    if trainer.args.process_index == 0:
+        taught = None if shared is None else shared.classes
+        rows = rows_of_evaluation(trainer.last_evaluation.arrays(), task.label_names, taught=taught, order=order)
+        if rows is not None:
+            write_test_rows(folder, rows)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -15,13 +15,14 @@ from ..adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MERGED, ON_HUB, ada
 from ..model_card import CARD, PROVENANCE, read_record
 from ..registry import ConfigError
 from ..teacher import auto_class
+from ..test_rows import TEST_ROWS
 from .code import carries_code, check_code, code_names, is_own_class
 from .words import TOKEN, one_line
 
 NOT_PUSHED = ("training_args.bin", "optimizer.*", "scheduler.*", "scaler.*", "rng_state*", "distillation_state.*")
 NOT_PUSHED += ("distillation_manifest.json", "*.lock", "*.tmp", ".*", "_*")
-NOT_PUSHED += ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib")
-"""Files of a folder that are no part of the model: what a run needs to go on, pickles, hidden ones."""
+NOT_PUSHED += ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle", "*.joblib", TEST_ROWS)
+"""Files of a folder that are no part of the model: what a run needs to go on, pickles, hidden ones, labels of rows."""
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*")
 """Files that an older push may have left and that would be loaded in place of the new ones."""

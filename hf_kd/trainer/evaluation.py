@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..batches import SharedClasses
-from ..functional import MULTI_LABEL, REGRESSION, bernoulli_kl, kl_divergence, labelled_rows, task_loss
+from ..functional import MULTI_LABEL, REGRESSION, bernoulli_kl, kl_divergence, labelled_rows, task_loss, upcast
 from ..inputs import LABELS_MIX
 
 
@@ -49,7 +49,7 @@ def row_values(
 
     With `shared` classes the two models are compared over these, on rows that are not labelled with another one.
     """
-    rows = {}
+    rows = _choice(student_logits, problem_type)
     if labels is not None:
         rows["loss"] = task_loss(student_logits, labels, problem_type)
         rows["labelled"] = labelled_rows(labels, problem_type).float()
@@ -76,10 +76,24 @@ def _comparison(
     rows = {
         "agreement": (student_logits.argmax(-1) == choice).float(),
         "teacher_kl": kl_divergence(teacher_logits, student_logits),
+        "teacher_prediction": choice,
+        "teacher_confidence": _confidence(teacher_logits),
     }
     if labels is not None:
         rows["teacher_accuracy"] = (choice == labels).float()
     return rows
+
+
+def _choice(logits: Tensor, problem_type: str) -> dict[str, Tensor]:
+    """What a model chooses, and how sure it is; see `hf_kd.test_rows`."""
+    if problem_type in (REGRESSION, MULTI_LABEL):
+        return {}
+    return {"prediction": logits.argmax(-1), "confidence": _confidence(logits)}
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    """The probability of the likeliest class."""
+    return upcast(logits).softmax(-1).amax(-1)
 
 
 def _answers(logits: Tensor, labels: Tensor, problem_type: str) -> dict[str, Tensor]:
@@ -97,6 +111,7 @@ class EvaluationRows:
     NEED_LABELS = ("loss", "teacher_accuracy")
     COMPARE = ("teacher_accuracy", "agreement", "teacher_kl")
     BY_CLASS = ("label", "right", "truth", "guess", "teacher_guess")
+    CHOICES = ("prediction", "confidence", "teacher_prediction", "teacher_confidence")
 
     def __init__(self):
         self.parts: dict[str, list[Tensor]] = {}
@@ -108,7 +123,8 @@ class EvaluationRows:
 
     def metrics(self, prefix: str) -> dict[str, float]:
         """Means over all rows, over the labelled ones where labels are needed; nothing where there are none."""
-        rows = {name: torch.cat(parts).double() for name, parts in self.parts.items() if name not in self.BY_CLASS}
+        kept = (*self.BY_CLASS, *self.CHOICES)
+        rows = {name: torch.cat(parts).double() for name, parts in self.parts.items() if name not in kept}
         labelled, taught = rows.pop("labelled", None), rows.pop("taught", None)
         metrics = {}
         for name, values in rows.items():
