@@ -164,6 +164,34 @@ def draws_nothing(collator: Any) -> bool:
     return is_known or getattr(collator, "draws_nothing", False) is True
 
 
+class WholeBatch(Sequence):
+    """The rows of a batch that is made already, for collators that need not look at rows one by one.
+
+    Args:
+        columns: One tensor per column, rows first.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor]):
+        self.columns = dict(columns)
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.columns.values()), ()))
+
+    def __getitem__(self, index: Any) -> Any:
+        """A row, for those who want one."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of a batch of {len(self)}")
+        return {name: value[index] for name, value in self.columns.items()}
+
+
+def takes_whole_batches(collator: Any) -> bool:
+    """Whether a collator would only stack the rows of a `WholeBatch` again."""
+    return getattr(collator, "takes_whole_batches", False) is True
+
+
 class DistillationCollator:
     """Collates each model's columns with its own collator; labels come out as `hf_kd.functional.task_loss` takes them.
 
@@ -207,6 +235,10 @@ class DistillationCollator:
 
     def __call__(self, features: list[Any]) -> dict[str, Any]:
         """One batch from a list of examples."""
+        if isinstance(features, WholeBatch):
+            if self._can_be_passed(features):
+                return dict(self.student_collator(features))
+            features = list(features)
         if not features or not isinstance(features[0], Mapping):
             return self.student_collator(features)
         student, own = [dict(feature) for feature in features], [key for key in features[0] if _is_teachers(key)]
@@ -226,6 +258,19 @@ class DistillationCollator:
             collate = self.teacher_collator or self.student_collator
             batch |= {TEACHER_PREFIX + key: value for key, value in dict(collate(teacher)).items()}
         return batch
+
+    def _can_be_passed(self, batch: WholeBatch) -> bool:
+        """Whether row by row the same would come of it: plain collators, and labels as `_label` makes them."""
+        own = any(_is_teachers(key) for key in batch.columns)
+        teacher = self.teacher_collator or self.student_collator
+        is_plain = takes_whole_batches(teacher) or teacher is default_data_collator
+        if not takes_whole_batches(self.student_collator) or (own and not is_plain):
+            return False
+        labels = [batch.columns[key] for key in self.label_keys if key in batch.columns]
+        if self.problem_type == SINGLE_LABEL:
+            return all(label.dim() == 1 and not label.is_floating_point() for label in labels)
+        shapes = [(self.num_labels,)] + ([()] if self.problem_type == REGRESSION and self.num_labels == 1 else [])
+        return all(label.is_floating_point() and tuple(label.shape[1:]) == shapes[-1] for label in labels)
 
     def _label(self, label: Any) -> Any:
         """One row's label: a class index, or floats."""

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -47,6 +48,18 @@ def device_memory(device: torch.device) -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if device.type == "cpu" else None
     except (AttributeError, ValueError, OSError):  # not on every system
         return None
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of a device that could be had now; all that it has where the system does not say, None if nobody knows."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines() if device.type == "cpu" else []
+    except OSError:  # not on every system
+        lines = []
+    said = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return said[0] if said else device_memory(device)
 
 
 def identity_layer(size: int, bias: bool) -> nn.Linear:

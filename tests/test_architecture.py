@@ -57,7 +57,7 @@ MAY_IMPORT = {  # room -> the rooms it may import directly; what those may impor
         "search_space",
     },
     "metrics": BASE,
-    "data": {"inputs", "metrics", "mixing"},
+    "data": {"inputs", "metrics", "mixing", "memory", "seeding"},
     "teacher_logits": {"teacher", "data"},
     "models": BASE,
     "registration": set(),

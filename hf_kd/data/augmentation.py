@@ -80,9 +80,8 @@ class Augmentation:
 
     def _crop_flip(self, image: Image.Image) -> Image.Image:
         width, height = image.size
-        padding = self.settings["padding"]
-        pads = [max(1, side // PADDED_PART) if padding is None else padding for side in (width, height)]
-        return v2.RandomHorizontalFlip()(v2.RandomCrop((height, width), padding=pads)(image))
+        above, beside = padding_of(self.settings["padding"], height, width)
+        return v2.RandomHorizontalFlip()(v2.RandomCrop((height, width), padding=[beside, above])(image))
 
     def _random_resized_crop(self, image: Image.Image) -> Image.Image:
         size = self.size or (image.height, image.width)
@@ -94,6 +93,13 @@ class Augmentation:
 
     def _trivial_augment(self, image: Image.Image) -> Image.Image:
         return v2.TrivialAugmentWide()(image)
+
+
+def padding_of(padding: int | None, height: int, width: int) -> tuple[int, int]:
+    """The pixels that `crop_flip` pads with above and below, and on the left and right."""
+    if padding is not None:
+        return padding, padding
+    return max(1, height // PADDED_PART), max(1, width // PADDED_PART)
 
 
 def parse_augmentation(spec: Any) -> tuple[list[str], dict[str, Any]]:

@@ -20,6 +20,7 @@ from .benchmarks import BENCHMARKS, Benchmark
 from .digits import digits_source
 from .docstrings import docstrings_source
 from .generic import table_source
+from .in_memory import DEVICE, kept_in_memory
 from .processing import processed_images, tokenized_texts
 from .reading import TableOptions, table_name
 from .rows import IGNORE_INDEX, Rows, hide_labels, sampled_rows
@@ -60,6 +61,7 @@ def load_task(
     teacher_logits: str | None = None,
     augmentation: str | Mapping[str, Any] | None = None,
     streaming: bool = False,
+    in_memory: bool | str = False,
     seed: int = 0,
     cache_dir: str | Path | None = None,
 ) -> Task:
@@ -109,6 +111,10 @@ def load_task(
         streaming: Read rows as they are needed and store none of them, for sets of the size of ImageNet: splits are
             then `datasets.IterableDataset`, training needs ``max_steps``, and a missing validation split is the first
             10,000 training rows. Classes must be known beforehand.
+        in_memory: Decode all images once and keep them as bytes, 3 for each pixel, so that data loaders make whole
+            batches of them; ``"device"`` keeps them in the memory of the device that `DistillationTrainer` trains on.
+            For small images of one size. It changes no number, only time: ``crop_flip`` and ``random_erasing`` are
+            done to whole batches; other augmentations, and processors that resize, still work on one image at a time.
         seed: Seed of every choice of rows above.
         cache_dir: Where the metrics, and `datasets` when it reads files or the Hub, may write. None: the metrics write
             nothing and `datasets` uses its own cache. The embedded sets themselves never touch the disk.
@@ -127,6 +133,7 @@ def load_task(
         (1297, 200, ('0', '1', '2'))
     """
     _check_numbers(seed=seed, max_length=max_length)
+    _check_in_memory(in_memory, streaming)
     options = TableOptions(
         text_columns=(text_column,) if isinstance(text_column, str) else text_column,
         image_column=image_column,
@@ -145,7 +152,7 @@ def load_task(
     processor = _checked_processor(table_name(name_or_path), source, processor)
     tables = _tables(source, max_samples, labelled, drop_unlabelled, class_weights, seed)
     changes, mixing = _checked_augmentation(augmentation, source, processor, teacher_logits)
-    inputs, notes = _inputs(source, tables, processor, max_length, changes)
+    inputs, notes = _inputs(source, tables, processor, max_length, changes, in_memory)
     scores = _metrics(source, benchmark, metrics, cache_dir)
     return _task(table_name(name_or_path), source, inputs, processor, scores, mixing, notes)
 
@@ -206,13 +213,20 @@ def _inputs(
     processor: Any,
     max_length: int | None,
     augmentation: Augmentation | None,
+    in_memory: bool | str,
 ) -> tuple[dict[str, datasets.Dataset], list[str]]:
     """The rows as the student reads them, and what to say about that."""
+    if in_memory and source.modality != "image":
+        raise ValueError(
+            f"`load_task(in_memory={in_memory!r})`: the rows are {source.modality}s, and it is for images. Leave it "
+            "out: tokens are in memory anyway."
+        )
     if source.is_streamed:
         return stream_inputs(source, splits, processor, max_length, augmentation)
     if source.modality == "image":
         notes = [] if augmentation is None else [f"Training images are augmented: {augmentation}."]
-        return processed_images(splits, source.columns[0], processor, augmentation), notes
+        made = processed_images(splits, source.columns[0], processor, augmentation, up_front=not in_memory)
+        return kept_in_memory(made, in_memory) if in_memory else made, notes
     limit = max_length or source.max_length
     made = tokenized_texts(splits, source.columns, processor, limit)
     return made, truncation_notes(made, source.columns, processor, limit)
@@ -294,6 +308,19 @@ def _check_numbers(seed: int, max_length: int | None) -> None:
         raise ValueError(
             f"`load_task(max_length=...)` must be an integer >= 3 or None, got {max_length!r}: a text needs room for "
             "its first and last special token and a word. Pass e.g. 128."
+        )
+
+
+def _check_in_memory(in_memory: bool | str, streaming: bool) -> None:
+    if not isinstance(in_memory, bool) and in_memory != DEVICE:
+        raise ValueError(
+            f"`load_task(in_memory=...)` must be True, False or {DEVICE!r}, got {in_memory!r}: it says where decoded "
+            "images are kept. Pass True for the memory of the processor."
+        )
+    if in_memory and streaming:
+        raise ValueError(
+            f"`load_task(in_memory={in_memory!r}, streaming=True)`: one keeps all rows and the other none. Leave one "
+            "out."
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -55,6 +55,10 @@ class ImageTransform:
         """Augment and process the images of a batch; other columns pass."""
         return self.process(self.augment(batch)) if self.column in batch else batch
 
+    def parts(self) -> tuple[Augmentation | None, list[tuple[str, Callable[[list[Any]], list[torch.Tensor]]]]] | None:
+        """What is done to images first, and then what makes which column of them; None where it cannot be told."""
+        return self.augmentation, [("pixel_values", self.pixels)]
+
     def augment(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The batch with its images opened and changed at random, once for whoever processes them."""
         images = [opened(image) for image in batch[self.column]]
@@ -77,17 +81,16 @@ def processed_images(
     column: str,
     processor: BaseImageProcessor,
     augmentation: Augmentation | None = None,
+    *,
+    up_front: bool = True,
 ) -> dict[str, datasets.Dataset]:
     """Add ``pixel_values``: up front where the task is small; else, and where augmented, when a row is read."""
     if augmentation is not None:
         held_out = {split: rows for split, rows in splits.items() if split != "train"}
         transform = ImageTransform(processor, augmentation=augmentation)
         train = undecoded(splits["train"], column).rename_column(column, "pixel_values").with_transform(transform)
-        return {"train": train, **processed_images(held_out, column, processor)}
-    some = undecoded(next(iter(splits.values())), column)
-    first = ImageTransform(processor).pixels([some[0][column]])[0]
-    total = first.nbytes * sum(len(rows) for rows in splits.values())
-    if total <= PRECOMPUTED_BYTES:
+        return {"train": train, **processed_images(held_out, column, processor, up_front=up_front)}
+    if up_front and _is_small(splits, column, processor):
         with _quiet_datasets(True):
             return {split: _precomputed(rows, column, processor) for split, rows in splits.items()}
     # The raw image itself takes the name `pixel_values`: the Trainer removes columns by the model's signature, and a
@@ -98,12 +101,18 @@ def processed_images(
     }
 
 
+def _is_small(splits: Mapping[str, datasets.Dataset], column: str, processor: BaseImageProcessor) -> bool:
+    some = undecoded(next(iter(splits.values())), column)
+    first = ImageTransform(processor).pixels([some[0][column]])[0]
+    return first.nbytes * sum(len(rows) for rows in splits.values()) <= PRECOMPUTED_BYTES
+
+
 def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProcessor) -> datasets.Dataset:
     transform, raw = ImageTransform(processor), undecoded(rows, column)
     pixels = []
     for start in range(0, len(rows), CHUNK):
         values = raw[start : start + CHUNK][column]
-        images = [opened(value, _row(rows, start + index)) for index, value in enumerate(values)]
+        images = [opened(value, row_words(rows, start + index)) for index, value in enumerate(values)]
         pixels += transform.pixels(images)
     feature = datasets.Array3D(shape=tuple(pixels[0].shape), dtype="float32")
     made = datasets.Dataset.from_dict(
@@ -114,7 +123,7 @@ def _precomputed(rows: datasets.Dataset, column: str, processor: BaseImageProces
     return both.with_format("torch", columns=["pixel_values", "labels", *logits], output_all_columns=True)
 
 
-def _row(rows: datasets.Dataset, index: int) -> str:
+def row_words(rows: datasets.Dataset, index: int) -> str:
     """Where a row lies in the table it was chosen from."""
     chosen = rows._indices
     return f"row {index if chosen is None else chosen.column(0)[index].as_py()} of its table"

@@ -14,6 +14,7 @@ from transformers import BaseImageProcessor, EvalPrediction, PreTrainedTokenizer
 from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
 from ..functional import SINGLE_LABEL
+from ..inputs import WholeBatch
 from ..mixing import Mixing
 from .rows import IGNORE_INDEX, column_values
 
@@ -148,10 +149,11 @@ class ImageCollator:
 
     mixing: Mixing | None = None
     draws_nothing = True
+    takes_whole_batches = True
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Make a batch: ``pixel_values (batch, channels, height, width)``, ``labels (batch,)``."""
-        return _stacked(features)
+        return dict(features.columns) if isinstance(features, WholeBatch) else stacked(features)
 
 
 @dataclass
@@ -177,13 +179,14 @@ class TextCollator:
             return_tensors="pt",
         )
         rest = [{name: value for name, value in row.items() if name not in own} for row in features]
-        return {**padded, **_stacked(rest)}
+        return {**padded, **stacked(rest)}
 
 
-def _stacked(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def stacked(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """One tensor per column of numbers."""
     batch = {}
     for name, first in features[0].items():
-        if not _is_numeric(first):
+        if not is_numeric(first):
             continue
         values = [torch.as_tensor(row[name]) for row in features]
         shapes = sorted({tuple(value.shape) for value in values})
@@ -198,7 +201,8 @@ def _stacked(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def _is_numeric(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
+    """Whether a row's value becomes part of a tensor."""
     if isinstance(value, (list, tuple)):
-        return len(value) > 0 and _is_numeric(value[0])
+        return len(value) > 0 and is_numeric(value[0])
     return isinstance(value, (torch.Tensor, np.ndarray, np.number, bool, int, float))

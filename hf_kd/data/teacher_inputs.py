@@ -57,6 +57,13 @@ class TeacherImages(ImageTransform):
         made = {TEACHER_PREFIX + PIXELS: self.pixels(batch[self.column])}
         return {**(batch if inner is None else inner(batch)), **made}
 
+    def parts(self) -> Any:
+        """As in `ImageTransform`; of images made grey nothing can be told, as they are not made of RGB ones."""
+        if self.channels != RGB or not isinstance(self.inner, ImageTransform):
+            return None
+        augmentation, own = self.inner.parts()
+        return augmentation, [*own, (TEACHER_PREFIX + PIXELS, self.pixels)]
+
     def pixels(self, images: list[Any]) -> list[torch.Tensor]:
         """One ``(channels, height, width)`` tensor per image."""
         if self.channels == RGB:

@@ -126,6 +126,8 @@ class DataSection(Section):
         augmentation: Random changes of the training images, `mixup` and `cutmix` too: a name or a mapping, as in
             `hf_kd.load_task`.
         streaming: Read rows as they are needed and store none; needs `training.max_steps`.
+        in_memory: Decode small images once and keep them, so that batches are made at once: `true`, or `device` for
+            the memory of the device that trains. Changes no number, so a resumed run may change it.
         seed: Seed of these choices. Not the run's, so that runs and their teacher share the same split.
     """
 
@@ -148,6 +150,7 @@ class DataSection(Section):
     sample_weight: Name | None = None
     augmentation: str | dict[str, Any] | None = None
     streaming: bool = False
+    in_memory: bool | Literal["device"] = False
     seed: Seed = 0
 
 

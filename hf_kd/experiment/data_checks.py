@@ -5,6 +5,7 @@ from typing import Any
 
 from ..data import BENCHMARKS, EMBEDDED
 from ..data.augmentation import parse_augmentation, parse_mixing
+from ..data.in_memory import DEVICE
 from ..functional import REGRESSION, SINGLE_LABEL
 from ..losses import PROBLEM_TYPES
 from ..metrics import metrics_for
@@ -26,6 +27,7 @@ def data_problems(data: Any, training: Any = None, objective: DistillationObject
     problems += _label_problems(data)
     problems += _augmentation_problems(data.get("augmentation")) or _mixing_problems(data, objective)
     problems += _sampling_problems(data, training)
+    problems += _memory_problems(data, training)
     return problems + _streaming_problems(data, training, objective)
 
 
@@ -63,6 +65,21 @@ def _streaming_problems(data: Mapping[Any, Any], training: Any, objective: Disti
             check_whole_epochs(objective)
     except ValueError as error:
         problems.append(f"data.streaming: does not go with the schedule ({str(error).rstrip('.')}).")
+    return problems
+
+
+def _memory_problems(data: Mapping[Any, Any], training: Any) -> list[str]:
+    where, problems = data.get("in_memory"), []
+    if where not in (True, DEVICE):
+        return problems
+    if data.get("streaming") is True:
+        problems.append("data.in_memory: keeps all rows, and data.streaming none. Remove one.")
+    workers = training.get("dataloader_num_workers") if isinstance(training, Mapping) else None
+    if where == DEVICE and isinstance(workers, int) and workers > 0:
+        problems.append(
+            f"training.dataloader_num_workers: {workers} processes were to read rows that data.in_memory=device keeps "
+            "where they cannot. Remove it: batches are made on the device."
+        )
     return problems
 
 

@@ -28,8 +28,8 @@ from ..teacher import auto_class, load_teacher
 from .student_checks import folder_problems, one_line
 
 ALL = "all"
-NOT_FOR_SCORING = ("labelled", "drop_unlabelled", "class_weights", "sample_weight", "augmentation")
-"""Options of `load_task` that only change training rows."""
+NOT_FOR_SCORING = ("labelled", "drop_unlabelled", "class_weights", "sample_weight", "augmentation", "in_memory")
+"""Options of `load_task` that only change training rows, or how fast they are read again and again."""
 
 UNSCORED = 100
 """Rows that are kept of the splits that are not scored."""

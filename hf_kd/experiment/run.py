@@ -245,7 +245,7 @@ def _stored_teacher(config: ExperimentConfig) -> dict[str, Any] | None:
 
 def _identity(config: ExperimentConfig, task: Task) -> dict[str, Any]:
     """What a resumed run must share of the data: the rows by their fingerprint, wherever they lie."""
-    said = config.data.model_dump(exclude={"name", "path", "revision", "metrics"})
+    said = config.data.model_dump(exclude={"name", "path", "revision", "metrics", "in_memory"})
     return {"fingerprint": task.fingerprint, **said}
 
 

@@ -73,24 +73,31 @@ class KeyedRows(Dataset):
             keys[index] = np.frombuffer(mixed, dtype=np.int64)
         return keys
 
-    def read(self, indices: Sequence[int], view: int) -> list[dict[str, Any]]:
+    def read(self, indices: Sequence[int], view: int) -> Sequence[dict[str, Any]]:
         """Rows as a view shows them."""
         indices = [int(index) for index in indices]
         if view == AS_STORED:
             many = getattr(self.rows, "__getitems__", None)
             return many(indices) if callable(many) else [self.rows[index] for index in indices]
         with draws_kept():
+            rows = self._augmented(indices, view)
             if self.mixing is None:
-                return [self._augmented(index, view) for index in indices]
-            pairs = zip(indices, self._partners(indices, view), strict=True)
-            return [self._mixed(index, partner, view) for index, partner in pairs]
+                return rows
+            partners = self._augmented(list(self._partners(indices, view)), view)
+            return [self._mixed(*three, view) for three in zip(indices, rows, partners, strict=True)]
 
-    def _augmented(self, index: int, view: int) -> dict[str, Any]:
-        seed_all(("view", *self.keys[index].tolist(), view))
+    def _augmented(self, indices: Sequence[int], view: int) -> Sequence[dict[str, Any]]:
+        places = [("view", *self.keys[index].tolist(), view) for index in indices]
+        at_once = getattr(self.rows, "rows_at", None)  # of rows that are made a batch at a time
+        if callable(at_once):
+            return at_once(indices, places)
+        return [self._drawn(index, place) for index, place in zip(indices, places, strict=True)]
+
+    def _drawn(self, index: int, place: tuple) -> dict[str, Any]:
+        seed_all(place)
         return self.rows[index]
 
-    def _mixed(self, index: int, partner: int, view: int) -> dict[str, Any]:
-        first, second = self._augmented(index, view), self._augmented(partner, view)
+    def _mixed(self, index: int, first: dict[str, Any], second: dict[str, Any], view: int) -> dict[str, Any]:
         place = xxhash.xxh3_64_intdigest(self.keys[index].tobytes() + b"mixture %d" % view)
         return self.mixing.pair(first, second, np.random.default_rng(place), self.label_name)
 

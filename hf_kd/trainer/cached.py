@@ -160,7 +160,7 @@ class ViewedRows(SeededRows):
 
     def _viewed(self, indices: list, view: int) -> list:
         batch = self.batch_of(indices)
-        batch[:] = self.keyed.read(indices, view)
+        batch.fill(self.keyed.read(indices, view))
         return batch
 
 

@@ -30,7 +30,7 @@ from ..teacher_cache import KeyedRows
 from .cached import KeyedCollator, ViewedRows
 from .caching import CachingTrainer
 from .checks import num_labels
-from .draws import Epoch, EpochDraws, SeededCollator, SeededRows, is_stream
+from .draws import Epoch, EpochDraws, SeededCollator, SeededRows, is_stream, kept_on_device
 from .problem_types import check_label_presence, check_label_values, check_labels
 from .sampling import BALANCED, balanced_sampler
 from .scaling import count_rows, note_rows_everywhere, with_repeats_marked
@@ -134,7 +134,8 @@ class DataTrainer(CachingTrainer):
         if not is_stream(dataset):
             dataset = self._wrapped_rows(dataset, description, is_training)
         self._wrapped = dataset if isinstance(dataset, SeededRows) else None
-        return super()._get_dataloader(dataset, description, *args, is_training=is_training, **kwargs)
+        with kept_on_device(dataset, self.args):
+            return super()._get_dataloader(dataset, description, *args, is_training=is_training, **kwargs)
 
     def _wrapped_rows(self, dataset: Any, description: str, is_training: bool) -> Any:
         """Rows whose draws are repeatable, and that bring their answers."""

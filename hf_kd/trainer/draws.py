@@ -13,7 +13,7 @@ import datasets
 import torch
 from torch.utils.data import Dataset, IterableDataset
 
-from ..inputs import draws_nothing
+from ..inputs import WholeBatch, draws_nothing
 from ..seeding import State, random_state, seed_all, seeded, set_random_state
 
 
@@ -64,6 +64,14 @@ class _Batch(list):
 
     place: tuple = ()
     answers: dict[str, torch.Tensor] | None = None
+    whole: WholeBatch | None = None
+
+    def fill(self, rows: Any) -> None:
+        """Take the rows; those that are one batch already stay that."""
+        if isinstance(rows, WholeBatch):
+            self.whole = rows
+        else:
+            self[:] = rows
 
 
 class SeededRows(Dataset):
@@ -82,6 +90,7 @@ class SeededRows(Dataset):
         self.rows, self.seed, self.epoch = rows, seed, epoch
         # a table without a transform of the user's draws nothing, and seeding three generators takes its time
         self.is_drawn = not isinstance(rows, datasets.Dataset) or rows.format["type"] == "custom"
+        self.is_drawn = self.is_drawn and not getattr(rows, "draws_nothing", False)
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the dataset's own, such as `set_epoch`."""
@@ -109,7 +118,7 @@ class SeededRows(Dataset):
         batch = self.batch_of(indices)
         with seeded(batch.place) if self.is_drawn else nullcontext():
             many = getattr(self.rows, "__getitems__", None)
-            batch[:] = many(indices) if callable(many) else [self.rows[index] for index in indices]
+            batch.fill(many(indices) if callable(many) else [self.rows[index] for index in indices])
         return batch
 
 
@@ -127,7 +136,7 @@ class SeededCollator:
         with (
             seeded((*rows.place, "collated")) if self.is_drawn else nullcontext()
         ):  # not the same draws again as for the rows
-            batch = self.collator(rows)
+            batch = self.collator(rows if rows.whole is None else rows.whole)
         return batch if rows.answers is None else {**batch, **rows.answers}
 
 
@@ -156,6 +165,37 @@ class EpochDraws:
         finally:
             self.state = random_state()
             set_random_state(before)
+
+
+@contextmanager
+def kept_on_device(dataset: Any, args: Any) -> Iterator[None]:
+    """Rows that are to be kept on the device go there; what comes from there is not pinned, which cannot be.
+
+    Args:
+        dataset: Any.
+        args: The training arguments.
+
+    Raises:
+        ValueError: Other processes were to read the rows.
+    """
+    if not getattr(dataset, "is_kept_on_device", False):
+        yield
+        return
+    if args.dataloader_num_workers:
+        raise ValueError(
+            f"`DistillationTrainingArguments(dataloader_num_workers={args.dataloader_num_workers})`: the rows are "
+            "kept on the device (`in_memory='device'`), which workers cannot read from. Set it to 0: batches are made "
+            "on the device, and there is nothing for workers to do."
+        )
+    dataset.to_device(args.device)
+    pinned, args.dataloader_pin_memory = (
+        args.dataloader_pin_memory,
+        args.dataloader_pin_memory and (args.device.type == "cpu"),
+    )
+    try:
+        yield
+    finally:
+        args.dataloader_pin_memory = pinned
 
 
 def is_stream(dataset: Any) -> bool:
