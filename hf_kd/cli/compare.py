@@ -35,10 +35,13 @@ def compare(
     may be added.
     """
     with reported(debug, resume=GO_ON), fonts_in_scratch():
+        from transformers.utils import logging
+
         from ..compare import compare as run
         from ..compare import load_comparison
         from ..experiment import TrainingStopped
 
+        logging.disable_progress_bar()  # one per file that is read or written
         mapping, section = load_comparison(config, overrides or ())
         try:
             with _progress() as on_event:
@@ -191,6 +194,16 @@ class _Shown:
             self._say(f"{kept} of {event['wanted']} runs are finished; {event['todo']} to go.")
         self.done, self.wanted = 0, event["todo"]
         self.progress.update(self.all, description="all runs", total=event["todo"], completed=0)
+
+    def _first(self, event: dict[str, Any]) -> None:
+        self._bar(("first", event["path"]), f"first, {event['path']}", event["done"], event["steps"])
+
+    def _trained(self, event: dict[str, Any]) -> None:
+        if ("first", event["path"]) in self.bars:
+            self.progress.remove_task(self.bars.pop(("first", event["path"])))
+        score = event["test"].get(event["metric"])
+        found = "trained" if score is None else f"{event['metric']} {score:.4f} on test"
+        self._say(f"{event['path']}: {found} ({event['seconds']:.0f} s), saved in {event['folder']}")
 
     def _teacher(self, event: dict[str, Any]) -> None:
         self._bar(("teacher", event["pair"], event["what"]), event["what"], event["done"], event["rows"])

@@ -35,7 +35,7 @@ _FREE = {
         "save_total_limit",
         "save_only_model",
     ),
-    "data": ("name", "path", "revision"),  # the rows are known by their fingerprint
+    "data": ("name", "path", "revision", "in_memory"),  # the rows are known by their fingerprint
     "teacher_cache": ("dir",),
 }
 """What may change between two starts: it decides no number."""

@@ -11,9 +11,10 @@ from typing import Any
 from ..experiment.running import TrainingStopped, only_run_in
 from ..registry import ConfigError
 from .book import Book
+from .first import first_runs, leave, train_first
 from .plan import Plan, Run, make_plan, run_mapping
 from .pool import Here, Pool, number_of_jobs, pool_of
-from .section import COMPARE, CompareSection
+from .section import COMPARE, CompareSection, checked_section
 from .single import Event
 
 
@@ -51,8 +52,9 @@ def compare(
     Args:
         config: The run's sections, as plain mappings.
         section: What to compare; see `CompareSection`.
-        on_event: Told how far it is, as mappings with a `kind`: "plan" (what is to be done), "teacher" (it answers),
-            "start", "step" and "line" (of a run), each with its facts.
+        on_event: Told how far it is, as mappings with a `kind`: "first" and "trained" (of a run that comes before),
+            "plan" (what is to be done), "teacher" (it answers), "start", "step" and "line" (of a run), each with its
+            facts.
 
     Raises:
         ConfigError: The configuration, the comparison, or what they name is wrong; or the folder holds another one.
@@ -60,9 +62,15 @@ def compare(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError([f"{COMPARE}: starts its processes itself ({COMPARE}.jobs). Start it without torchrun."])
-    plan = make_plan(config, section)
-    report = on_event or (lambda event: None)
+    section, report = checked_section(section), on_event or (lambda event: None)
+    before = first_runs(section.train_first, config)
+    try:
+        plan = make_plan(config, section)
+    except ConfigError:
+        leave(before)
+        raise
     with only_run_in(plan.folder):
+        train_first(before, report)
         book = Book(plan.folder, plan)
         finished = book.finished
         todo = [run for run in plan.runs() if run.key not in finished]

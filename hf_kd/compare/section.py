@@ -53,6 +53,8 @@ class CompareSection(Section):
         jobs: Runs at a time, each in a process of its own if more than one; "auto" is one per CUDA device.
         keep_models: Keep the trained students; else their weights are removed once they are scored.
         latency: Measure how long a student takes for one example, once per pair.
+        train_first: Configurations of runs to train before, such as the teacher's, if their `output_dir` holds none
+            that is finished.
         name: Of the comparison, for whoever reads it; by default its folder's.
     """
 
@@ -64,6 +66,7 @@ class CompareSection(Section):
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     keep_models: bool = False
     latency: bool = True
+    train_first: list[Name] = []
     name: Name | None = None
 
     @property
