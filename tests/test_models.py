@@ -248,7 +248,10 @@ def test_channels_last_is_the_same_function(model_type, tmp_path):
     convolutions = [module for module in ordered.modules() if isinstance(module, nn.Conv2d)]
     assert all(c.weight.is_contiguous(memory_format=torch.channels_last) for c in convolutions)
     pixels, labels = images(8, side=16, dtype=torch.float64), torch.arange(8) % 5
+    entered = []
+    convolutions[0].register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
     found = [model(pixels, labels=labels, output_hidden_states=True) for model in (plain, ordered)]
+    assert entered[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found[1].logits, found[0].logits, rtol=1e-9, atol=1e-11)
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in found[1].hidden_states)
     for output in found:
