@@ -19,6 +19,7 @@ from hf_kd.experiment import parse_config, run_experiment
 from hf_kd.experiment.build import build_task
 from hf_kd.heads import classification_layer
 from hf_kd.models import LITERATURE, OWN_TYPES, cifar_processor, literature_config
+from hf_kd.publish.folder import bundle, check_folder
 from hf_kd.students import student_from_config
 
 EACH = {  # of each family, a small one
@@ -363,7 +364,9 @@ def test_a_run_leaves_a_network_that_the_auto_classes_load(student):
     code = json.loads((student / "distillation.json").read_text())["student"]["code"]
     assert code["carried"]
     assert code["imports"] == []
-    assert all((student / f"{file}.py").is_file() for file in ("cifar_base", "cifar_configs", "cifar_resnet"))
+    assert {f"{file}.py" for file in ("cifar_base", "cifar_configs", "cifar_resnet")} <= set(bundle(student))
+    check_folder(student)
+    check_folder(student, trust_remote_code=True)
 
 
 @pytest.mark.parametrize("model_type", EACH)
