@@ -19,6 +19,7 @@ from hf_kd.experiment import parse_config, run_experiment
 from hf_kd.experiment.build import build_task
 from hf_kd.heads import classification_layer
 from hf_kd.models import LITERATURE, OWN_TYPES, cifar_processor, literature_config
+from hf_kd.publish.folder import bundle, check_folder
 from hf_kd.students import student_from_config
 
 EACH = {  # of each family, a small one
@@ -248,7 +249,10 @@ def test_channels_last_is_the_same_function(model_type, tmp_path):
     convolutions = [module for module in ordered.modules() if isinstance(module, nn.Conv2d)]
     assert all(c.weight.is_contiguous(memory_format=torch.channels_last) for c in convolutions)
     pixels, labels = images(8, side=16, dtype=torch.float64), torch.arange(8) % 5
+    entered = []
+    convolutions[0].register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
     found = [model(pixels, labels=labels, output_hidden_states=True) for model in (plain, ordered)]
+    assert entered[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(found[1].logits, found[0].logits, rtol=1e-9, atol=1e-11)
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in found[1].hidden_states)
     for output in found:
@@ -360,7 +364,9 @@ def test_a_run_leaves_a_network_that_the_auto_classes_load(student):
     code = json.loads((student / "distillation.json").read_text())["student"]["code"]
     assert code["carried"]
     assert code["imports"] == []
-    assert all((student / f"{file}.py").is_file() for file in ("cifar_base", "cifar_configs", "cifar_resnet"))
+    assert {f"{file}.py" for file in ("cifar_base", "cifar_configs", "cifar_resnet")} <= set(bundle(student))
+    check_folder(student)
+    check_folder(student, trust_remote_code=True)
 
 
 @pytest.mark.parametrize("model_type", EACH)
