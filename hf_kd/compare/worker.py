@@ -26,9 +26,12 @@ def main(descriptor: int) -> None:
             out.write(json.dumps(message) + "\n")
             out.flush()
 
+        from transformers.utils import logging
+
         from ..registry import ConfigError
         from .single import Executor
 
+        logging.disable_progress_bar()
         executor = Executor(lambda event: say({"event": event}))
         say({"ready": os.getpid()})
         while (order := orders.get()) is not None:
