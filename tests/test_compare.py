@@ -392,7 +392,7 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(given, monkeypatch):
         return real(self, args, state, control, **keywords)
 
     monkeypatch.setattr(single.Steps, "on_step_end", stop)
-    with pytest.raises(TrainingStopped):
+    with pytest.raises(TrainingStopped, match="the same command goes on"):
         compare(longer, section())
     assert list(lines_of(given)) == [("default", "alone", 0)]
     assert [path.name for path in folder_of(given).glob("runs/default/kd/seed0/checkpoint-*")] == ["checkpoint-3"]
@@ -403,10 +403,11 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(given, monkeypatch):
     assert without_clock(lines_of(given)) == without_clock(lines_of(other))
 
 
-def test_killed_while_two_run_side_by_side_and_taken_up_again(given, tmp_path):
-    """Nothing is lost or run twice, and the numbers are those of an uninterrupted comparison in one process.
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_and_taken_up_again(given, tmp_path, jobs):
+    """Nothing is lost or run twice, and the numbers are those of an uninterrupted comparison.
 
-    The parent is killed without a chance to speak; its workers notice, save and end.
+    It is killed without a chance to speak; its workers, if it has some, notice, save and end.
     """
     longer = with_training(given, max_steps=40)
     comparison = section(["kd", "ttm", "dkd"])
@@ -414,7 +415,7 @@ def test_killed_while_two_run_side_by_side_and_taken_up_again(given, tmp_path):
     compare(other, comparison)
     path = tmp_path / "config.yaml"
     saving = with_training(longer, save_strategy="steps", save_steps=10)
-    path.write_text(yaml.safe_dump({**saving, "compare": {**comparison, "jobs": 2}}))
+    path.write_text(yaml.safe_dump({**saving, "compare": {**comparison, "jobs": jobs}}))
     process = subprocess.Popen(
         [sys.executable, "-m", "hf_kd", "compare", str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -452,13 +453,15 @@ def workers_of(folder):
     return found
 
 
-@pytest.mark.slow
-def test_side_by_side_gives_the_same_numbers(given, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    compare(given, section(["kd", "ttm"], seeds=2))
-    other = {**given, "output_dir": given["output_dir"] + "-two"}
-    compare(other, section(["kd", "ttm"], seeds=2, jobs=2))
-    assert without_clock(lines_of(given)) == without_clock(lines_of(other))
+def test_side_by_side_gives_the_same_numbers(small):
+    """Processes of their own, each with its share of the cores, and the numbers of one process."""
+    other = {**small, "output_dir": small["output_dir"] + "-two"}
+    events = []
+    compare(other, section(jobs=2), on_event=events.append)
+    assert without_clock(lines_of(other)) == without_clock(lines_of(small))
+    assert {event["kind"] for event in events} == {"plan", "start", "step", "line"} | {"teacher"}
+    assert lines_of(other)["default", "kd", 0]["hardware"]["threads"] == 1
+    assert workers_of(folder_of(other)) == []
 
 
 @pytest.mark.slow
