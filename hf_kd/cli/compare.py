@@ -47,7 +47,7 @@ def compare(
             with _progress() as on_event:
                 result = run(mapping, section, on_event=on_event)
         except TrainingStopped as stopped:
-            say(f"{stopped.text} {GO_ON}" if GO_ON not in stopped.text else stopped.text, stderr=True)
+            say(str(stopped), stderr=True)
             raise
         _show(result)
     if result.failed:
