@@ -207,7 +207,7 @@ class _Maker:
         """
         draws = self._draws(len(indices), places)
         sent = _sent(indices if draws is None else np.concatenate([indices, draws], axis=1), self.kept.pixels.device)
-        images = self.kept.pixels[sent[:, 0]]
+        images = self.kept.pixels.index_select(0, sent[:, 0])
         if draws is not None:
             images = self.batched.apply(images, sent[:, 2:])
         pictures = None
