@@ -86,7 +86,7 @@ class BatchedAugmentation:
             y = draws[:, TOP, None] + down
             x = draws[:, LEFT, None] + torch.where(draws[:, FLIP, None] > 0, width - 1 - along, along)
             padded = pad(images, (beside, beside, above, above))
-            places = (y[:, :, None] * padded.shape[-1] + x[:, None, :]).flatten(1).unsqueeze(1)
+            places = (y[:, :, None] * padded.shape[-1] + x[:, None, :]).flatten(1)[:, None]
             changed = padded.flatten(2).gather(2, places.expand(rows, 3, -1)).view(rows, 3, height, width)
         if self.erasing is None:
             return changed

@@ -17,7 +17,7 @@ from ..seeding import draws_kept, seed_all
 from .batched import BatchedAugmentation, PixelTable
 from .opening import opened, undecoded
 from .processing import CHUNK, row_words
-from .task import is_numeric, stacked
+from .task import is_numeric, stacked_columns
 
 DEVICE = "device"
 """The other value of `in_memory` than True and False."""
@@ -140,7 +140,7 @@ class InMemoryImages(datasets.Dataset):
             return [_read_at(self, key, place) for key, place in zip(keys, places, strict=True)]
 
     def _batch(self, keys: Sequence[int], places: Sequence[tuple] | None) -> WholeBatch | None:
-        parts = self._parts()
+        parts = self._parts() if len(keys) else None
         columns = None if parts is None else self._columns()
         if columns is None:
             return None
@@ -164,10 +164,10 @@ class InMemoryImages(datasets.Dataset):
         """All other columns; None where one of them does not become a tensor."""
         if self._made.columns is None:
             plain = self.with_format(None).remove_columns([PIXELS])
-            some = plain[0] if len(plain) and plain.column_names else {}
-            if not all(map(is_numeric, some.values())):
+            columns = plain[:] if len(plain) and plain.column_names else {}
+            if not all(is_numeric(values[0]) for values in columns.values()):
                 return None
-            self._made.columns = stacked(list(plain)) if some else {}
+            self._made.columns = stacked_columns(columns)
         return self._made.columns
 
 
@@ -207,7 +207,7 @@ class _Maker:
         """
         draws = self._draws(len(indices), places)
         sent = _sent(indices if draws is None else np.concatenate([indices, draws], axis=1), self.kept.pixels.device)
-        images = self.kept.pixels[sent[:, 0]]
+        images = self.kept.pixels.index_select(0, sent[:, 0])
         if draws is not None:
             images = self.batched.apply(images, sent[:, 2:])
         pictures = None

@@ -196,6 +196,15 @@ def stacked(features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
                 "tensor, so its rows must be equally large. Let the processor resize, or pass a collator of your own."
             )
         batch[name] = torch.stack(values)
+    return _with_long_labels(batch)
+
+
+def stacked_columns(columns: Mapping[str, list[Any]]) -> dict[str, torch.Tensor]:
+    """What `stacked` makes of rows of plain numbers, from their columns."""
+    return _with_long_labels({name: torch.as_tensor(values) for name, values in columns.items()})
+
+
+def _with_long_labels(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if "labels" in batch and not batch["labels"].is_floating_point():
         batch["labels"] = batch["labels"].long()
     return batch
