@@ -390,6 +390,8 @@ def _problem(schema: type[BaseModel], path: Sequence[str | int], item: Mapping[s
     """The words for one pydantic error, and the value to quote (a sentinel of its own if there is none)."""
     if item["type"] == "extra_forbidden" and path == ["search"]:
         return "this section is for `hf-kd tune`, which trains many students. Leave it out for one run.", _NOTHING
+    if item["type"] == "extra_forbidden" and path == ["compare"]:
+        return "this section is for `hf-kd compare`, which trains many students. Leave it out for one run.", _NOTHING
     if item["type"] in ("extra_forbidden", "invalid_key"):
         return f"unknown key.{nearest(path[-1], _fields(schema, path[:-1]))}", _NOTHING
     if item["type"] == "missing":
