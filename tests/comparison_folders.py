@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hf_kd.report.opening import slug
 from hf_kd.statistics_of_runs import summarise
 from hf_kd.test_rows import TestRows, read_test_rows, write_test_rows
 
@@ -53,10 +54,10 @@ def make_comparison(
     (folder / "comparison.json").write_text(json.dumps(header, indent=2), encoding="utf-8")
     lines = []
     for number, pair in enumerate(header["pairs"]):
-        for place, method in enumerate(methods):
+        for method in methods:
             for seed in seeds:
                 state = (states or {}).get((method, seed), "finished")
-                where = f"runs/pair{number}/method{place}/seed{seed}"
+                where = f"runs/{slug(pair['name'])}/{slug(method)}/seed{seed}"
                 made = _run(folder / where, pair, method, seed, state, names, rows, epochs, number)
                 if made:
                     lines.append({**made, "folder": where})
@@ -108,7 +109,7 @@ def _run(folder, pair, method, seed, state, names, rows, epochs, number):
         return line | {"error": "FloatingPointError: `kd_loss` became non-finite in step 12 at temperature 4"}
     folder.mkdir(parents=True)
     generator = np.random.default_rng([seed, number, METHODS.index(method) if method in METHODS else 99])
-    answers = _answers(generator, np.random.default_rng(number), names, rows, method)
+    answers = _answers(generator, np.random.default_rng([7, 7, 7, number]), names, rows, method)
     accuracy, same = float(answers.right.mean()), answers.prediction == answers.teacher_prediction
     if method == "alone":
         answers = TestRows(answers.label, answers.prediction, answers.confidence, answers.loss, answers.classes)

@@ -1,7 +1,7 @@
 """How students answer on the test rows beside their teacher: agreement, calibration, classes, confusions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -94,18 +94,29 @@ class Agreement:
 
 
 def rows_of(pair: Pair, method: str) -> list[TestRows]:
-    """The test rows of a method's finished runs that kept them and have the same classes."""
+    """The test rows of a method's finished runs that kept them and have the same classes.
+
+    The student alone has no teacher; that of its pair answered on the same rows beside other runs.
+    """
     found = [run.rows for run in pair.finished(method) if run.rows is not None and len(run.rows)]
-    return [rows for rows in found if rows.classes == found[0].classes]
+    found = [rows for rows in found if rows.classes == found[0].classes]
+    if all(has_teacher(rows) for rows in found):
+        return found
+    return [_with_teacher(rows, rows_with_teacher(pair)) for rows in found]
 
 
 def rows_with_teacher(pair: Pair) -> TestRows | None:
     """The rows of some run beside which the teacher answered."""
-    for method in pair.methods:
-        for rows in rows_of(pair, method):
-            if has_teacher(rows):
-                return rows
-    return None
+    kept = (run.rows for method in pair.methods for run in pair.finished(method) if run.rows is not None)
+    return next(filter(has_teacher, kept), None)
+
+
+def _with_teacher(rows: TestRows, other: TestRows | None) -> TestRows:
+    """With the teacher's answers from another run on the same rows."""
+    if has_teacher(rows) or other is None or not np.array_equal(rows.label, other.label):
+        return rows
+    theirs = {"teacher_prediction": other.teacher_prediction, "teacher_confidence": other.teacher_confidence}
+    return replace(rows, **theirs) if rows.classes == other.classes else rows
 
 
 def has_teacher(rows: TestRows) -> bool:

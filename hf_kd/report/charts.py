@@ -164,6 +164,9 @@ def extent(panels: Sequence[Panel], axis: str, *, at_least: float = 0.0, pad: fl
     if not values:
         return 0.0, 1.0
     low, high = min(values), max(values)
+    if low > 0 and any((panel.x_scale if axis == "x" else panel.y_scale) != "linear" for panel in panels):
+        air = max((high / low) ** pad, 1.05)
+        return low / air, high * air
     width = max(high - low, at_least, 1e-9 * max(abs(low), abs(high)), 1e-12)
     missing = (width - (high - low)) / 2
     return low - missing - pad * width, high + missing + pad * width

@@ -12,6 +12,8 @@ from .text import Scale, number, plain, plural
 MOST_TOGETHER = 5
 """So many curves can be told apart in one panel; of more, each gets a panel with the others in grey."""
 
+EPOCH, STEP = "epoch", "optimizer step"
+
 Points = list[tuple[float, float, float]]
 """`(optimizer step, epoch or step, value)`."""
 
@@ -41,15 +43,27 @@ class Curve:
         return Series(name, self.x, mean, color, is_dashed=is_dashed, **band)
 
 
-def points_of(history: Sequence[Mapping[str, Any]], key: str) -> Points:
+def points_of(history: Sequence[Mapping[str, Any]], key: str, axis: str = EPOCH) -> Points:
     """Where `key` was logged."""
     found = []
     for record in history:
         step, value = number(record, "step"), number(record, key)
         if step is not None and value is not None:
-            epoch = number(record, "epoch")
+            epoch = number(record, "epoch") if axis == EPOCH else None
             found.append((step, step if epoch is None else epoch, value))
     return found
+
+
+def axis_of(pair: Pair) -> str:
+    """Epochs, where an epoch is as many steps in all runs, else steps: epochs of fewer rows are shorter."""
+    lengths = []
+    for run in pair.runs:
+        last = next((r for r in reversed(run.history) if number(r, "step")), {})
+        step, epoch = number(last, "step"), number(last, "epoch")
+        if step is not None and not epoch:
+            return STEP
+        lengths += [step / epoch] if step is not None else []
+    return EPOCH if lengths and max(lengths) <= 1.02 * min(lengths) else STEP
 
 
 def mean_curve(columns: Sequence[Points]) -> Curve | None:
@@ -76,9 +90,9 @@ def mean_curve(columns: Sequence[Points]) -> Curve | None:
     )
 
 
-def curve_of(runs: Sequence[Run], key: str) -> Curve | None:
+def curve_of(runs: Sequence[Run], key: str, axis: str = EPOCH) -> Curve | None:
     """`mean_curve` of a logged key."""
-    return mean_curve([points_of(run.history, key) for run in runs])
+    return mean_curve([points_of(run.history, key, axis) for run in runs])
 
 
 def learning_figures(pair: Pair) -> list[Figure]:
@@ -91,30 +105,55 @@ def learning_figures(pair: Pair) -> list[Figure]:
         ("eval_loss", "Loss on the validation split", None),
         ("eval_agreement", "Agreement with the teacher on the validation split", Scale.of("agreement")),
     ]
-    figures = [_learning_figure(pair, key, title, scale) for key, title, scale in wanted]
+    axis = axis_of(pair)
+    figures = [_learning_figure(pair, key, title, scale, axis) for key, title, scale in wanted]
     return [figure for figure in figures if figure is not None]
 
 
-def _learning_figure(pair: Pair, key: str, title: str, scale: Scale | None) -> Figure | None:
-    curves = {method: curve_of(pair.of(method), key) for method in pair.ranked}
+def _learning_figure(pair: Pair, key: str, title: str, scale: Scale | None, axis: str) -> Figure | None:
+    curves = {method: curve_of(pair.of(method), key, axis) for method in pair.ranked}
     curves = {method: curve for method, curve in curves.items() if curve is not None and len(curve.x) > 1}
     if not curves:
         return None
+    curves, floor = _cut(curves) if key == f"eval_{pair.results.metric}" else (curves, None)
     factor = scale.factor if scale else 1.0
     unit = f", {scale.unit}" if scale and scale.unit else ""
     y_label = {"loss": "loss", "eval_loss": "cross-entropy, nats"}.get(key, key.removeprefix("eval_") + unit)
-    panels, legend = _spread(curves, factor, _x_label(pair), y_label)
+    panels, legend = _spread(curves, factor, axis, y_label)
     ends = [f"{name} {plain(c.mean[-1] * factor, 2)}{scale.unit if scale else ''}" for name, c in curves.items()]
-    note = " The training loss of each method is its own sum of terms: heights do not compare between methods."
+    note = (
+        ""
+        if key != "loss"
+        else " The training loss of each method is its own sum of terms: heights do not compare between methods."
+    )
+    if floor is not None:
+        note = f" The axis starts where the lowest was after a quarter of the time ({scale.value(floor)}{scale.unit})."
     others = " In each panel one method, the others in grey." if not legend else ""
     return Figure(
         f"{key.replace('/', '_')}",
         title,
         panels,
-        f"{title} over {_over(pair)}. {seeds_words(curves)}.{others}{note if key == 'loss' else ''}",
+        f"{title} over {axis}s. {seeds_words(curves)}.{others}{note}",
         f"{title}. Last values: {', '.join(ends)}.",
         legend,
     )
+
+
+def _cut(curves: Mapping[str, Curve]) -> tuple[dict[str, Curve], float | None]:
+    """The curves from where they reach what the lowest had after a quarter of the time, if most of the axis is below.
+
+    Methods that end within a point of each other cannot be told apart on an axis that starts at chance.
+    """
+    floor = min(curve.mean[len(curve.mean) // 4] for curve in curves.values())
+    low, high = min(min(c.low) for c in curves.values()), max(max(c.high) for c in curves.values())
+    if floor - low < 0.3 * (high - low):
+        return dict(curves), None
+    cut = {}
+    for name, curve in curves.items():
+        start = next(i for i, value in enumerate(curve.mean) if value >= floor)
+        columns = (column[start:] for column in (curve.x, curve.mean, curve.low, curve.high))
+        cut[name] = Curve(*columns, n=curve.n)
+    return cut, floor
 
 
 def seeds_words(curves: Mapping[str, Curve]) -> str:
@@ -146,10 +185,10 @@ def _spread(
     return _aligned(panels), ()
 
 
-def _aligned(panels: Sequence[Panel], **more: Any) -> tuple[Panel, ...]:
+def _aligned(panels: Sequence[Panel]) -> tuple[Panel, ...]:
     """The panels on the same axes."""
     x, y = extent(panels, "x", pad=0.02), extent(panels, "y")
-    return tuple(replace(panel, x_range=x, y_range=y, **more) for panel in panels)
+    return tuple(replace(panel, x_range=x, y_range=y) for panel in panels)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -159,11 +198,12 @@ def _aligned(panels: Sequence[Panel], **more: Any) -> tuple[Panel, ...]:
 
 def component_figure(pair: Pair) -> Figure | None:
     """The training loss of each method and its terms."""
+    axis = axis_of(pair)
     found: dict[str, dict[str, Curve]] = {}
     for method in pair.ranked:
         runs = pair.of(method)
         keys = dict.fromkeys(key for run in runs for key in loss_series(_stepped(run)) if key != "eval_loss")
-        curves = {key: curve_of(runs, key) for key in keys}
+        curves = {key: curve_of(runs, key, axis) for key in keys}
         curves = {key: curve for key, curve in curves.items() if curve is not None and len(curve.x) > 1}
         if len(curves) > 1:  # a loss without terms is in the learning curves
             found[method] = curves
@@ -176,7 +216,7 @@ def component_figure(pair: Pair) -> Figure | None:
         Panel(
             method,
             tuple(c.series(key, looks[key][0], is_dashed=looks[key][1]) for key, c in reversed(curves.items())),
-            _x_label(pair),
+            axis,
             "loss",
         )
         for method, curves in found.items()
@@ -187,7 +227,7 @@ def component_figure(pair: Pair) -> Figure | None:
         "loss_components",
         "Terms of the training loss",
         tuple(panels),
-        f"The training loss of each method and its terms as they enter it, weights included, over {_over(pair)}. "
+        f"The training loss of each method and its terms as they enter it, weights included, over {axis}s. "
         f"{words}. Each panel has its own vertical axis.",
         f"Terms of the training loss. Last values: {'; '.join(last)}.",
         tuple((key, *looks[key]) for key in names),
@@ -205,6 +245,7 @@ def _stepped(run: Run) -> list[dict[str, Any]]:
 
 def temperature_figure(pair: Pair) -> tuple[Figure | None, list[tuple[str, str]]]:
     """Temperatures that move, drawn; and those that do not, as `(method, words)`."""
+    axis = axis_of(pair)
     panels, constant = [], []
     counts: dict[str, int] = {}
     for method in pair.ranked:
@@ -214,7 +255,7 @@ def temperature_figure(pair: Pair) -> tuple[Figure | None, list[tuple[str, str]]
             name = f"{method}, {loss}" if loss else method
             if words := _constant_words(columns):
                 constant.append((name, words))
-            elif panel := _temperature_panel(name, pair.of(method), loss):
+            elif panel := _temperature_panel(name, pair.of(method), loss, axis):
                 panels.append(panel)
                 counts[name] = len(columns)
     if not panels:
@@ -225,8 +266,8 @@ def temperature_figure(pair: Pair) -> tuple[Figure | None, list[tuple[str, str]]
         Figure(
             "temperatures",
             "Temperatures during training",
-            _aligned(panels, y_scale="log2"),
-            f"Temperature of student and teacher over {_over(pair)}, on a logarithmic axis: lines are means over rows"
+            _aligned(panels),
+            f"Temperature of student and teacher over {axis}s, on a logarithmic axis: lines are means over rows"
             f"{over_seeds}, bands reach from the smallest to the largest of "
             "any row, which differ where each sample has a temperature of its own.",
             "Temperatures. "
@@ -250,25 +291,12 @@ def _constant_words(columns: Sequence[Mapping[str, list[float]]]) -> str | None:
     return f"{values['student']:.4g}" if same else " / ".join(f"{side} {v:.4g}" for side, v in values.items())
 
 
-def _temperature_panel(name: str, runs: Sequence[Run], loss: str) -> Panel | None:
+def _temperature_panel(name: str, runs: Sequence[Run], loss: str, axis: str) -> Panel | None:
     prefix = f"temperature/{loss}/" if loss else "temperature/"
     series = []
     for side, color in (("teacher", TEACHER), ("student", ACCENT)):
-        mean, low, high = (curve_of(runs, f"{prefix}{side}_{what}") for what in ("mean", "min", "max"))
+        mean, low, high = (curve_of(runs, f"{prefix}{side}_{what}", axis) for what in ("mean", "min", "max"))
         if mean is None or low is None or high is None or min(low.low) <= 0:
             return None
         series.append(Series(side, mean.x, mean.mean, color, low.low, high.high, is_dashed=side == "teacher"))
-    return Panel(name, tuple(series), _x_of(runs), "temperature")
-
-
-def _x_label(pair: Pair) -> str:
-    return _x_of(pair.runs)
-
-
-def _x_of(runs: Sequence[Run]) -> str:
-    has_epochs = any(number(record, "epoch") is not None for run in runs for record in run.history)
-    return "epoch" if has_epochs else "optimizer step"
-
-
-def _over(pair: Pair) -> str:
-    return {"epoch": "epochs", "optimizer step": "optimizer steps"}[_x_label(pair)]
+    return Panel(name, tuple(series), axis, "temperature", y_scale="log2")

@@ -35,7 +35,7 @@ def score_figure(pair: Pair) -> Figure | None:
     unit = f", {scale.unit}" if scale.unit else ""
     return Figure(
         "scores",
-        f"Test {scale.title}",
+        f"Test {scale.word}",
         (Intervals("", tuple(rows), f"test {results.metric}{unit}"),),
         f"Test {results.metric}{_on_rows(results)}. Small points are seeds, the large one is their mean, and the line "
         "reaches one sample standard deviation (n − 1) to either side; one run has no line.",
@@ -98,7 +98,7 @@ def agreement_figure(pair: Pair) -> Figure | None:
         "Agreement with the teacher",
         (Intervals("", tuple(rows), "rows on which both choose the same class, %"),),
         f"Share of the test rows on which student and teacher choose the same class{_on_rows(pair.results)}; small "
-        "points are seeds, the large one is their mean. Labels play no part in it.",
+        "points are seeds, the large one is their mean. A student alone agrees by the labels that both learned.",
         "; ".join(f"{row.label} {row.words}" for row in rows),
     )
 
@@ -168,13 +168,14 @@ def cost_figure(results: Results) -> Figure | None:
         panels.append(replace(panel, x_range=ends, y_range=extent([panel], "y", pad=0.1), x_scale="log"))
     if not panels:
         return None
+    has_latency = any(number(run.line, "latency_ms") is not None for run in results.runs)
     return Figure(
         "cost",
-        f"{scale.title} against size and speed",
+        f"{scale.title} against size{' and speed' if len(panels) > 1 else ''}",
         tuple(panels),
         f"Mean test {results.metric} of the best method of each pair and of its student alone, and of the teachers, "
         "against their size (logarithmic). The line joins models that no smaller (faster) one is better than."
-        + ("" if len(panels) > 1 else " Latencies were not measured."),
+        + ("" if has_latency else " Latencies were not measured."),
         "; ".join(
             f"{label}: {plain(y, 1)} at {x:,.4g}"
             for panel in panels[:1]

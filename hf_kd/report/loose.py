@@ -8,7 +8,7 @@ import yaml
 
 from .files import ENVIRONMENT, RESOLVED_CONFIG, RESULTS, read_mapping, read_yaml
 from .results import BEST_VALIDATION, FINISHED, LAST, UNFINISHED, Results, Run
-from .text import LOWER_IS_BETTER, section
+from .text import LOWER_IS_BETTER, number, section
 
 ALONE = "alone"
 NOT_SETTINGS = ("output_dir", "seed", "method", "objective", "teacher", "student")
@@ -187,7 +187,7 @@ def _header(
             "name": first.results.get("data") or config.get("name") or config.get("path"),
             "fingerprint": first.results.get("data_fingerprint"),
             "description": first.results.get("data_description"),
-            "train_rows": first.results.get("train_rows"),
+            "train_rows": max(filter(None, (number(run.results, "train_rows") for run in found)), default=None),
             "test_rows": None,
         },
         "versions": _versions(first.environment),

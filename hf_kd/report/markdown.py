@@ -3,7 +3,7 @@
 import re
 
 from .results import BEST_TEST, FAILED, Pair, Results
-from .tables import PROTOCOLS, Difference, Standing, leaderboard, teacher_cells, warnings_of
+from .tables import PROTOCOLS, Difference, Standing, hardware_facts, leaderboard, teacher_cells, warnings_of
 from .text import NOTHING, listed, plural, section, shortened
 
 LONGEST_CELL = 80
@@ -29,7 +29,7 @@ def _table(pair: Pair) -> str:
     unit = f", {scale.unit}" if scale.unit else ""
     others = [(key, label) for key, label in (("to_baseline", pair.baseline), ("to_kd", pair.reference)) if label]
     is_best_test = pair.results.protocol == BEST_TEST
-    heads = ["method", "seeds", f"{scale.title.lower() if scale.is_share else scale.title}{unit}"]
+    heads = ["method", "seeds", f"{scale.word}{unit}"]
     heads += [f"against {said(label)}" for _, label in others]
     heads += [f"verdict ({said(label)})" for _, label in others] + ["agreement, %", "ECE, %"]
     heads += ["best epoch on test (!)"] * is_best_test
@@ -87,8 +87,9 @@ def _caption(results: Results) -> str:
 
 
 def _where(results: Results) -> str:
-    hardware, versions = section(results.header, "hardware"), section(results.header, "versions")
-    parts = [str(value) for value in hardware.values() if isinstance(value, (str, int)) and value not in ("", None)]
+    versions = section(results.header, "versions")
+    facts = hardware_facts(section(results.header, "hardware"))
+    parts = [value if not value.isdigit() else f"{value} {key}" for key, value in facts if key != "platform"]
     parts += [f"{name} {versions[name]}" for name in ("torch", "transformers", "hf_kd") if versions.get(name)]
     return ", ".join(said(part) for part in parts)
 

@@ -97,7 +97,7 @@ def _head(results: Results) -> dict[str, Any]:
         ("Data", str(data) if data else "not known"),
         (
             "Scored by",
-            f"test {results.metric.replace('_', ' ')}{rows}, {tables.PROTOCOLS.get(results.protocol, results.protocol)}",
+            f"test {results.scale.word}{rows}, {tables.PROTOCOLS.get(results.protocol, results.protocol)}",
         ),
         ("Pairs", str(len(results.pairs))),
         ("Methods", str(len(methods))),
@@ -106,7 +106,7 @@ def _head(results: Results) -> dict[str, Any]:
     ]
     if results.kind == "run":
         facts = [fact for fact in facts if fact[0] not in ("Pairs", "Methods")]
-        facts.insert(1, ("Method", methods[0] if methods else "not known"))
+        facts.insert(2, ("Method", methods[0] if methods else "not known"))
     return {
         "kind": kinds[results.kind],
         "name": results.name,
@@ -288,7 +288,7 @@ def _runs(results: Results, output: Path) -> dict[str, Any]:
         }
         for run in results.runs
     ]
-    heads = [f"test {s.title}{f', {s.unit}' if s.unit else ''}" for s in scales.values()]
+    heads = [f"test {s.word}{f', {s.unit}' if s.unit else ''}" for s in scales.values()]
     return {"lines": lines, "heads": heads, "has_many": has_many, "metric": results.scale}
 
 
@@ -311,9 +311,13 @@ def _setup(results: Results) -> dict[str, Any]:
         "config": _yaml(header.get("config")),
         "differences": results.differences,
         "labels": list(dict.fromkeys(label for values in results.differences.values() for label in values)),
-        "data": [(key.replace("_", " "), str(value)) for key, value in results.data.items() if value is not None],
+        "data": [
+            (key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+            for key, value in results.data.items()
+            if value is not None
+        ],
         "versions": _facts(section(header, "versions")),
-        "hardware": _facts(section(header, "hardware")),
+        "hardware": tables.hardware_facts(section(header, "hardware")),
         "changed": _changed(results),
         "commands": _commands(results),
         "pip": _pip(section(header, "versions")),

@@ -1,5 +1,6 @@
 """Tables as the page and a README show them: every cell a string, made from the same numbers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,12 @@ SYMBOLS = {HELPS: "▲", HURTS: "▼", NO_EVIDENCE: "○"}
 PROTOCOLS = {
     "last": "the model of the last epoch",
     "best_validation": "the model with the best validation score",
-    "best_test": "the epoch with the best test score",
+    "best_test": "the model of the last epoch, and beside it the epoch with the best test score",
 }
 BEST_TEST_WARNING = (
-    "The epoch was chosen on the test rows (protocol best_test). Such scores are too high, by an amount that is not "
-    "known, and methods whose curves are noisier gain more from it. They are here to be set beside papers that do the "
-    "same; the scores of the last epoch are the ones to believe."
+    "The column of the best epoch was chosen on the test rows (protocol best_test). Such scores are too high, by an "
+    "amount that is not known, and methods with noisier curves gain more from it. They are here to be set beside "
+    "papers that do the same. All other numbers, differences and verdicts among them, are of the last epoch."
 )
 
 
@@ -82,7 +83,8 @@ def _standing(pair: Pair, method: str) -> Standing:
     runs = pair.of(method)
     others = {"to_baseline": pair.baseline, "to_kd": pair.reference}
     differences = {
-        key: None if other in (None, method) else difference(pair, entry.get(key)) for key, other in others.items()
+        key: None if other in (None, method) or not entry.get(key) else difference(pair, entry[key])
+        for key, other in others.items()
     }
     return Standing(
         label=method,
@@ -144,6 +146,26 @@ def teacher_cells(pair: Pair) -> dict[str, str] | None:
         "score": pair.results.scale.value(score),
         "parameters": count(max(sizes, default=None)),
     }
+
+
+def hardware_facts(hardware: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What runs ran on, in words: bytes as GiB, devices by their names."""
+    facts = []
+    for key, value in hardware.items():
+        if isinstance(value, list):
+            value = ", ".join(_device(one) for one in value)
+        elif key == "memory" and number(hardware, key) is not None:
+            value = f"{value / 2**30:.0f} GiB"
+        if value not in (None, ""):
+            facts.append((key, str(value)))
+    return facts
+
+
+def _device(found: Any) -> str:
+    if not isinstance(found, Mapping):
+        return str(found)
+    memory = number(found, "memory")
+    return f"{found.get('name')}{'' if memory is None else f' ({memory / 2**30:.0f} GiB)'}"
 
 
 def cost_rows(pair: Pair) -> list[dict[str, str]]:

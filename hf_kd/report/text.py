@@ -95,8 +95,10 @@ def duration(seconds: float | None) -> str:
         return NOTHING
     if seconds < 99.95:
         return f"{seconds:.1f} s"
+    if seconds < 5999.5:
+        return f"{round(seconds) // 60} min {round(seconds) % 60:02d} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60:,} h {minutes % 60:02d} min"
+    return f"{minutes // 60:,} h {minutes % 60:02d} min"
 
 
 def listed(words: list[str]) -> str:
@@ -147,11 +149,15 @@ class Scale:
         return "points" if self.is_share else ""
 
     @property
+    def word(self) -> str:
+        """The metric in words, within a sentence."""
+        known = {"ece": "ECE", "mse": "MSE", "map": "mAP", "nll": "NLL", "f1": "F1"}
+        return known.get(self.metric, self.metric.replace("_", " ").replace("f1 ", "F1 "))
+
+    @property
     def title(self) -> str:
-        """The metric in words."""
-        return {"ece": "ECE", "mse": "MSE", "map": "mAP", "nll": "NLL"}.get(
-            self.metric, self.metric.replace("_", " ").capitalize()
-        )
+        """The same at the start of a line."""
+        return self.word if self.word == "mAP" else self.word[:1].upper() + self.word[1:]
 
     def value(self, value: float | None) -> str:
         """A value without its unit."""
