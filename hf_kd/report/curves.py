@@ -111,7 +111,7 @@ def learning_figures(pair: Pair) -> list[Figure]:
 
 
 def _learning_figure(pair: Pair, key: str, title: str, scale: Scale | None, axis: str) -> Figure | None:
-    curves = {method: curve_of(pair.of(method), key, axis) for method in pair.ranked}
+    curves = {method: curve_of(pair.drawn(method), key, axis) for method in pair.ranked}
     curves = {method: curve for method, curve in curves.items() if curve is not None and len(curve.x) > 1}
     if not curves:
         return None
@@ -201,7 +201,7 @@ def component_figure(pair: Pair) -> Figure | None:
     axis = axis_of(pair)
     found: dict[str, dict[str, Curve]] = {}
     for method in pair.ranked:
-        runs = pair.of(method)
+        runs = pair.drawn(method)
         keys = dict.fromkeys(key for run in runs for key in loss_series(_stepped(run)) if key != "eval_loss")
         curves = {key: curve_of(runs, key, axis) for key in keys}
         curves = {key: curve for key, curve in curves.items() if curve is not None and len(curve.x) > 1}
@@ -249,13 +249,13 @@ def temperature_figure(pair: Pair) -> tuple[Figure | None, list[tuple[str, str]]
     panels, constant = [], []
     counts: dict[str, int] = {}
     for method in pair.ranked:
-        runs = [temperature_series(_stepped(run)) for run in pair.of(method)]
+        runs = [temperature_series(_stepped(run)) for run in pair.drawn(method)]
         for loss in dict.fromkeys(loss for series in runs for loss in series):
             columns = [series[loss] for series in runs if loss in series]
             name = f"{method}, {loss}" if loss else method
             if words := _constant_words(columns):
                 constant.append((name, words))
-            elif panel := _temperature_panel(name, pair.of(method), loss, axis):
+            elif panel := _temperature_panel(name, pair.drawn(method), loss, axis):
                 panels.append(panel)
                 counts[name] = len(columns)
     if not panels:

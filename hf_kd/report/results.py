@@ -221,6 +221,10 @@ class Pair:
         """Those with results."""
         return [run for run in self.of(method) if run.is_finished]
 
+    def drawn(self, method: str) -> list[Run]:
+        """Those whose curves are shown: the finished ones, whose curves have one length, else all there are."""
+        return self.finished(method) or self.of(method)
+
     def statistic(self, method: str) -> dict[str, Any]:
         """The summary's entry of a method; empty where it has none."""
         entries = self.statistics.get("methods")
