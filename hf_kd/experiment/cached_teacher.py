@@ -286,7 +286,11 @@ class FilledCache:
 
 
 def fill_cache(
-    config: ExperimentConfig, *, splits: Sequence[str] = SPLITS, on_progress: Progress | None = None
+    config: ExperimentConfig,
+    *,
+    splits: Sequence[str] = SPLITS,
+    on_progress: Progress | None = None,
+    task: Task | None = None,
 ) -> FilledCache:
     """Ask the teacher of a configuration about all rows that its cache lacks. No student is built.
 
@@ -295,12 +299,13 @@ def fill_cache(
             `student` what makes the inputs; of `training` the evaluation's batch size, workers and precision.
         splits: Which splits.
         on_progress: Told what is asked, the rows done and all its rows.
+        task: The data that `config.data` describes, where the caller has loaded it already.
 
     Raises:
         ConfigError: There is no teacher or no cache, or they do not fit each other or the data.
     """
     _check(config, splits)
-    args, task = build_arguments(config), build_task(config)
+    args, task = build_arguments(config), build_task(config) if task is None else task
     classes = ClassesOf(task)
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
     accelerator = Accelerator(mixed_precision=precision, cpu=args.use_cpu)

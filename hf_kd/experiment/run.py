@@ -86,10 +86,17 @@ class ExperimentResult:
     best_model: dict[str, Any] | None = None
 
 
+class WithTrainer(TrainerCallback):
+    """A callback that is told its trainer before training."""
+
+    trainer: DistillationTrainer
+
+
 def run_experiment(
     config: ExperimentConfig | Mapping[str, Any],
     *,
     task: Task | None = None,
+    teacher: Any = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> ExperimentResult:
     """Train the student that `config` describes, score it, and save it.
@@ -108,7 +115,8 @@ def run_experiment(
     Args:
         config: A checked configuration, or a mapping to check.
         task: The data that `config.data` describes, where the caller has loaded it already.
-        callbacks: Added to the trainer's.
+        teacher: The teacher that `config.teacher` describes, likewise.
+        callbacks: Added to the trainer's; those of `WithTrainer` are told which that is.
 
     Raises:
         ConfigError: The configuration is wrong, or what it names cannot be loaded or does not fit together.
@@ -123,7 +131,7 @@ def run_experiment(
     task = build_task(config) if task is None else task
     asked, config = config, with_best_metric(config, args, task)
     set_seed(config.seed)  # the student's fresh weights are drawn here, before anything the teacher does
-    student, teacher, models = _models(config, task)
+    student, teacher, models = _models(config, task, teacher)
     side, cached = side_of(config, teacher, student, task, teacher_splits(args))
     task = side.task
     trainer = build_trainer(config, args, side, student, teacher, callbacks, cached)
@@ -218,6 +226,9 @@ def build_trainer(
         "teacher": config.teacher and config.teacher.revision,
         "student": config.student.revision or "main",
     }
+    for callback in callbacks:
+        if isinstance(callback, WithTrainer):
+            callback.trainer = trainer
     if cached is None:
         trainer.stored_teacher = _stored_teacher(config)
     trainer.told = {"data_section": _identity(config, task)}
@@ -262,11 +273,12 @@ def _write_start(
         _write_json(folder / TEACHER, teacher)
 
 
-def _models(config: ExperimentConfig, task: Task) -> tuple[Any, Any, dict[str, Any]]:
+def _models(config: ExperimentConfig, task: Task, teacher: Any) -> tuple[Any, Any, dict[str, Any]]:
     """Student and teacher, and where they came from."""
     student = build_student(config.student, task, config.teacher)
     is_needed = config.teacher_cache is None or config.student.init_layers is not None
-    teacher = build_teacher(config.teacher, task) if is_needed else None  # else only if the cache lacks answers
+    if is_needed and teacher is None:  # else only if the cache lacks answers
+        teacher = build_teacher(config.teacher, task)
     taken = None
     if config.student.init_layers is not None:
         taken = take_over_layers(config.student, student, teacher, config.teacher, task)
