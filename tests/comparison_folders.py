@@ -57,7 +57,7 @@ def make_comparison(
         for method in methods:
             for seed in seeds:
                 state = (states or {}).get((method, seed), "finished")
-                where = f"runs/{slug(pair['name'])}/{slug(method)}/seed{seed}"
+                where = f"runs/{slug(pair['name'])}/{slug(method)[:60]}/seed{seed}"
                 made = _run(folder / where, pair, method, seed, state, names, rows, epochs, number)
                 if made:
                     lines.append({**made, "folder": where})

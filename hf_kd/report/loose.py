@@ -73,7 +73,8 @@ class _Found:
     @property
     def place(self) -> str:
         """Runs of one place share their student and their data."""
-        data = self.results.get("data") or section(self.config, "data")
+        said = section(self.config, "data")
+        data = said.get("name") or said.get("path") or self.results.get("data")
         return yaml.safe_dump([data, section(self.config, "student")])
 
     def line(self, pair: str, label: str, root: Path) -> dict[str, Any]:

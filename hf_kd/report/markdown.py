@@ -21,7 +21,8 @@ def results_table(results: Results) -> str:
 
 def said(text: str, length: int = LONGEST_CELL) -> str:
     """Text in which nothing is read as Markdown, HTML or the end of a cell."""
-    return _MEANS_SOMETHING.sub(r"\\\1", shortened(text, length)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    text = _MEANS_SOMETHING.sub(r"\\\1", shortened(text, length)).replace("\\<", "&lt;").replace("\\>", "&gt;")
+    return text.replace("://", ":&#47;&#47;")  # which would become a link by itself
 
 
 def _table(pair: Pair) -> str:

@@ -160,10 +160,14 @@ def _folder_of(folder: Path | None, key: tuple, line: Mapping[str, Any], notes: 
         return None
     said = line.get("folder") or f"runs/{slug(key[0])}/{slug(key[1])}/seed{key[2]}"
     place = folder / str(said)
-    if not place.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside, is_there = place.resolve().is_relative_to(folder.resolve()), place.is_dir()
+    except (OSError, ValueError):  # a name that no folder can have
+        return None
+    if not is_inside:
         notes.append(f"{key[1]}, seed {key[2]}: its folder {said!r} lies outside of the comparison; it is not read.")
         return None
-    return place if place.is_dir() else None
+    return place if is_there else None
 
 
 def slug(label: str) -> str:

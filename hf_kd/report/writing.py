@@ -1,5 +1,6 @@
 """What the command does: the page, the part of a README, the file that carries all results."""
 
+import copy
 import json
 import os
 import re
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from ..registry import ConfigError, suggestion
+from .figures import agreement_of
 from .markdown import results_table
 from .opening import read_results
 from .results import Results
+from .text import section
 
 PAGE = "report.html"
 START, END = "<!-- hf-kd results {} -->", "<!-- end of hf-kd results -->"
-_START = re.compile(r"^[ \t]*<!-- hf-kd results (\S(?:.*?\S)?) -->[ \t]*$", re.MULTILINE)
-_END = re.compile(rf"^[ \t]*{re.escape(END)}[ \t]*$", re.MULTILINE)
+_START = re.compile(r"^[ \t]*<!-- hf-kd results (\S(?:.*?\S)?) -->(?=[ \t]*\r?$)", re.MULTILINE)
+_END = re.compile(rf"^[ \t]*{re.escape(END)}(?=[ \t]*\r?$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,20 @@ def export_results(source: str | Path | Results, output: str | Path) -> Path:
         header["data"] = {**results.data, "test_rows": results.test_rows}
     lines: list[dict[str, Any]] = [{"comparison": header}]
     lines += [dict(run.line) for run in results.runs if run.line]
-    lines += [{"summary": results.summary}]
+    lines += [{"summary": _with_agreement(results)}]
     text = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, text.encode("utf-8", errors="replace"))
     return path
+
+
+def _with_agreement(results: Results) -> dict[str, Any]:
+    """The summary, with what the test rows say of agreement where the runs were not scored beside their teacher."""
+    summary = copy.deepcopy(results.summary)
+    for pair in results.pairs:
+        for entry in section(section(summary, "pairs"), pair.name).get("methods", ()):
+            entry["agreement"] = agreement_of(pair, entry["label"])[0]
+    return summary
 
 
 def update_readme(source: str | Path | Results, readme: str | Path) -> bool:
