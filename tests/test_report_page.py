@@ -183,9 +183,16 @@ def test_hostile_names_are_text(tmp_path, page):
     """Labels and class names come from files of others; one `<script>` in a class name is code on every reader."""
     names = [*(word.replace("\ud800", "") for word in HOSTILE), "last"]
     bad = make_comparison(
-        tmp_path / "c", methods=("alone", HOSTILE[0], HOSTILE[3], HOSTILE[4], HOSTILE[6] + HOSTILE[7]), seeds=(0, 1), name=HOSTILE[0], class_names=names, rows=60,
-        pairs=((HOSTILE[2], HOSTILE[1]),), epochs=3, states={(HOSTILE[3], 1): "failed"},
-    )  # fmt: skip
+        tmp_path / "c",
+        methods=("alone", HOSTILE[0], HOSTILE[3], HOSTILE[4], HOSTILE[6] + HOSTILE[7]),
+        seeds=(0, 1),
+        pairs=((HOSTILE[2], HOSTILE[1]),),
+        rows=60,
+        epochs=3,
+        name=HOSTILE[0],
+        class_names=names,
+        states={(HOSTILE[3], 1): "failed"},
+    )
     lines = (bad / "results.jsonl").read_text().replace("FloatingPointError", "<b onclick=x>")
     (bad / "results.jsonl").write_text(lines)
     report = write_report(bad)  # PNGs too

@@ -119,7 +119,7 @@ def _learning_figure(pair: Pair, key: str, title: str, scale: Scale | None, axis
     factor = scale.factor if scale else 1.0
     unit = f", {scale.unit}" if scale and scale.unit else ""
     y_label = {"loss": "loss", "eval_loss": "cross-entropy, nats"}.get(key, key.removeprefix("eval_") + unit)
-    panels, legend = _spread(curves, factor, axis, y_label)
+    panels, legend = _spread(curves, factor, axis, y_label, pair.baseline)
     ends = [f"{name} {plain(c.mean[-1] * factor, 2)}{scale.unit if scale else ''}" for name, c in curves.items()]
     note = (
         ""
@@ -166,14 +166,15 @@ def seeds_words(curves: Mapping[str, Curve]) -> str:
 
 
 def _spread(
-    curves: Mapping[str, Curve], factor: float, x_label: str, y_label: str
+    curves: Mapping[str, Curve], factor: float, x_label: str, y_label: str, baseline: str | None
 ) -> tuple[tuple[Panel, ...], tuple[tuple[str, str, bool], ...]]:
     """One panel for few curves, with a legend; one for each of many."""
     if len(curves) <= MOST_TOGETHER:
-        looks = [(color, index % 2 == 1) for index, color in enumerate(COLORS)]
+        looks = iter([(color, index % 2 == 1) for index, color in enumerate(COLORS)])
+        chosen = {method: (PLAIN, False) if method == baseline else next(looks) for method in curves}
         series = [
-            curve.series(method, color, factor, is_dashed=is_dashed)
-            for (method, curve), (color, is_dashed) in zip(curves.items(), looks, strict=False)
+            curve.series(method, chosen[method][0], factor, is_dashed=chosen[method][1])
+            for method, curve in curves.items()
         ]
         legend = tuple((s.name, s.color, s.is_dashed) for s in series)
         return (Panel("", tuple(series[::-1]), x_label, y_label),), legend

@@ -204,7 +204,7 @@ def _cost_points(results: Results, key: str) -> tuple[list[Point], list[Point]]:
         )
         score = pair.teacher(results.metric)
         if x and score is not None:
-            teachers.append((str(pair.entry.get("teacher") or "teacher"), x, score))
+            teachers.append((pair.teacher_name, x, score))
     return students, list(dict.fromkeys(teachers))
 
 

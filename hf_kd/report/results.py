@@ -1,5 +1,6 @@
 """What a report is about: a comparison, one run or several, as read from their files."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -189,6 +190,13 @@ class Pair:
     def name(self) -> str:
         """As the header calls it."""
         return str(self.entry.get("name"))
+
+    @property
+    def teacher_name(self) -> str:
+        """The teacher; of a folder its own name."""
+        name = str(self.entry.get("teacher") or "teacher")
+        is_place = name.startswith((".", "/", "~")) or "\\" in name
+        return re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name if is_place else name
 
     @property
     def methods(self) -> list[str]:

@@ -142,7 +142,7 @@ def teacher_cells(pair: Pair) -> dict[str, str] | None:
         return None
     sizes = [v for m in pair.methods for v in pair.values(m, "teacher_parameters")]
     return {
-        "name": str(pair.entry.get("teacher") or "teacher"),
+        "name": pair.teacher_name,
         "score": pair.results.scale.value(score),
         "parameters": count(max(sizes, default=None)),
     }
