@@ -169,7 +169,9 @@ def test_the_table_says_what_it_is_of(folder, tmp_path):
     text = readme.read_text()
     kd = next(standing for standing in leaderboard(read_results(folder).pairs[0]) if standing.label == "kd")
     row = next(line for line in text.splitlines() if line.startswith("| kd |"))
-    assert row.startswith(f"| kd | 3 | {kd.score} | {kd.to_baseline.value} {kd.to_baseline.interval} |")
+    assert row.startswith(
+        f"| kd | 3 | {kd.score} | {kd.to_baseline.value} {kd.to_baseline.interval} *{kd.to_baseline.verdict}* |"
+    )
     for words in ("300 rows", "0123abcd4567", "seeds 0, 1 and 2", "NVIDIA H200", "torch 2.15.0", "last epoch"):
         assert words in text
     assert "`hf-kd compare configs/cifar100/quick.yaml`" in text

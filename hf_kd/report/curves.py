@@ -206,7 +206,7 @@ def component_figure(pair: Pair) -> Figure | None:
         keys = dict.fromkeys(key for run in runs for key in loss_series(_stepped(run)) if key != "eval_loss")
         curves = {key: curve_of(runs, key, axis) for key in keys}
         curves = {key: curve for key, curve in curves.items() if curve is not None and len(curve.x) > 1}
-        if len(curves) > 1:  # a loss without terms is in the learning curves
+        if len(curves) > 1 and not _says_no_more(curves):  # a loss of one term is in the learning curves
             found[method] = curves
     if not found:
         return None
@@ -233,6 +233,13 @@ def component_figure(pair: Pair) -> Figure | None:
         f"Terms of the training loss. Last values: {'; '.join(last)}.",
         tuple((key, *looks[key]) for key in names),
     )
+
+
+def _says_no_more(curves: Mapping[str, Curve]) -> bool:
+    """Whether there is one term, and it is the loss."""
+    (_, whole), *terms = sorted(curves.items(), key=lambda item: item[0] != "loss")
+    gaps = (abs(a - b) for a, b in zip(whole.mean, terms[0][1].mean, strict=False))
+    return len(terms) == 1 and all(gap <= 1e-3 * (1 + abs(whole.mean[0])) for gap in gaps)
 
 
 def _stepped(run: Run) -> list[dict[str, Any]]:

@@ -32,12 +32,13 @@ def _table(pair: Pair) -> str:
     is_best_test = pair.results.protocol == BEST_TEST
     heads = ["method", "seeds", f"{scale.word}{unit}"]
     heads += [f"against {said(label)}" for _, label in others]
-    heads += [f"verdict ({said(label)})" for _, label in others] + ["agreement, %", "ECE, %"]
+    heads += ["agreement, %", "ECE, %"]
     heads += ["best epoch on test (!)"] * is_best_test
     standings = leaderboard(pair)
     rows = [_row(standing, [key for key, _ in others], is_best_test) for standing in standings]
     if teacher := teacher_cells(pair):
-        rows.insert(0, [f"teacher ({said(teacher['name'])})", "", teacher["score"]] + [""] * (len(heads) - 3))
+        named = "" if teacher["name"] == "teacher" else f" ({said(teacher['name'])})"
+        rows.insert(0, [f"teacher{named}", "", teacher["score"]] + [""] * (len(heads) - 3))
     is_empty = [all(row[i] in ("", NOTHING) for row in rows) for i in range(len(heads))]
     kept = [i for i in range(len(heads)) if i < 3 or not is_empty[i]]
     lines = [[heads[i] for i in kept], ["---" if heads[i] == "method" else "---:" for i in kept]]
@@ -49,9 +50,13 @@ def _row(standing: Standing, keys: list[str], is_best_test: bool) -> list[str]:
     seeds = str(standing.n) if standing.n == standing.asked else f"{standing.n} of {standing.asked}"
     found: list[Difference | None] = [getattr(standing, key) for key in keys]
     cells = [said(standing.label), seeds, standing.score]
-    cells += ["" if d is None else f"{d.value} {d.interval}".strip() for d in found]
-    cells += ["" if d is None else d.verdict for d in found]
+    cells += ["" if d is None else _difference(d) for d in found]
     return cells + [standing.agreement, standing.ece] + [standing.best_test] * is_best_test
+
+
+def _difference(found: Difference) -> str:
+    verdict = "no verdict" if found.kind == "unknown" else found.verdict
+    return " ".join(filter(None, [found.value, found.interval, f"*{verdict}*"]))
 
 
 def _caption(results: Results) -> str:
@@ -83,14 +88,18 @@ def _caption(results: Results) -> str:
         words.append(f"Run on {where}.")
     command = results.header.get("command")
     if command:
-        words.append(f"Again: {_code(str(command))}")
+        words.append(f"Command: {_code(str(command))}")
     return " ".join(words)
 
 
 def _where(results: Results) -> str:
     versions = section(results.header, "versions")
     facts = hardware_facts(section(results.header, "hardware"))
-    parts = [value if not value.isdigit() else f"{value} {key}" for key, value in facts if key != "platform"]
+    parts = [
+        f"{value} {key.removesuffix('s') if value == '1' else key}" if value.isdigit() else value
+        for key, value in facts
+        if key != "platform"
+    ]
     parts += [f"{name} {versions[name]}" for name in ("torch", "transformers", "hf_kd") if versions.get(name)]
     return ", ".join(said(part) for part in parts)
 

@@ -14,7 +14,7 @@ from . import behaviour, curves, figures, tables
 from .charts import Figure
 from .results import FAILED, Pair, Results, Run
 from .svg import drawn, swatch
-from .text import NOTHING, Scale, duration, listed, number, plain, plural, section, signed
+from .text import NOTHING, Scale, duration, listed, number, plain, plural, section, shortened, signed
 
 TEMPLATES = Path(__file__).parent / "templates"
 WORST_CLASSES = 12
@@ -22,6 +22,7 @@ WORST_CLASSES = 12
 SHOWN_CLASSES = 8
 """Classes lost and gained, of each method."""
 SHOWN_CONFUSIONS = 10
+LONGEST_NAME, LONGEST_ALT = 80, 1200
 OF_A_RUN = ("accuracy", "loss", "ece", "agreement")
 
 
@@ -48,6 +49,7 @@ def render(results: Results, output: Path, figures_folder: str) -> tuple[str, li
         shown.append(made)
         return _figure(made, figures_folder)
 
+    environment.filters |= {"short": lambda name: shortened(str(name), LONGEST_NAME)}
     environment.filters |= {"points": lambda value, digits=1: signed(100 * value, digits)}
     environment.filters |= {"percent": lambda value, digits=1: plain(100 * value, digits)}
     pairs = [_pair(pair, index, figure) for index, pair in enumerate(results.pairs)]
@@ -66,7 +68,7 @@ def render(results: Results, output: Path, figures_folder: str) -> tuple[str, li
 
 def _figure(made: Figure, folder: str) -> dict[str, Any]:
     drawings = [
-        {"title": panel.title, "svg": drawn(panel, made.name, made.alt, is_first=index == 0)}
+        {"title": panel.title, "svg": drawn(panel, made.name, shortened(made.alt, LONGEST_ALT), is_first=index == 0)}
         for index, panel in enumerate(made.panels)
     ]
     return {
@@ -133,7 +135,10 @@ def _sentence(results: Results) -> list[str]:
         if pair.baseline is None or len(pair.methods) < 2:
             continue
         entries = {m: section(pair.statistic(m), "to_baseline") for m in pair.distilled}
-        groups = {word: [m for m, e in entries.items() if e.get("verdict") == word] for word in tables.SYMBOLS}
+        groups = {
+            word: [shortened(m, LONGEST_NAME) for m, e in entries.items() if e.get("verdict") == word]
+            for word in tables.SYMBOLS
+        }
         if not any(groups.values()):
             continue
         words = []

@@ -60,7 +60,7 @@ def drawn(panel: Panel | Intervals, key: str, alt: str, *, is_first: bool = True
 
 
 def _svg(height: float, title: str, alt: str, parts: Sequence[Markup]) -> Markup:
-    label = f"{title}: {alt}" if title else alt
+    label = f"{shortened(title, 80)}: {alt}" if title else alt
     head = Markup('<svg class="chart" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">').format(
         WIDTH, height, label
     )
@@ -115,7 +115,7 @@ def _curve(series: Series, x: _Axis, y: _Axis) -> Markup:
     series = thinned(series)
     points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(series.x, series.y, strict=True))
     dashes = " dashed" if series.is_dashed else ""
-    title = Markup("<title>{}</title>").format(series.name) if series.name else ""
+    title = Markup("<title>{}</title>").format(shortened(series.name, 80)) if series.name else ""
     return Markup('<polyline class="line {}{}" points="{}">{}</polyline>').format(series.color, dashes, points, title)
 
 
@@ -200,7 +200,10 @@ def _interval(row: Interval, y: float, left: float, x: _Axis) -> list[Markup]:
     fitting = int((left - 6) / CHARACTER)
     parts = [
         Markup('<text class="name end" x="{:.1f}" y="{:.1f}"><title>{}</title>{}</text>').format(
-            left - 4, y + 4, f"{row.label}: {row.words}" if row.words else row.label, shortened(row.label, fitting)
+            left - 4,
+            y + 4,
+            shortened(f"{row.label}: {row.words}", 160) if row.words else row.label,
+            shortened(row.label, fitting),
         )
     ]
     if row.low is not None and row.high is not None:
