@@ -35,16 +35,19 @@ def compare(
     may be added.
     """
     with reported(debug, resume=GO_ON), fonts_in_scratch():
+        from transformers.utils import logging
+
         from ..compare import compare as run
         from ..compare import load_comparison
         from ..experiment import TrainingStopped
 
+        logging.disable_progress_bar()  # one per file that is read or written
         mapping, section = load_comparison(config, overrides or ())
         try:
             with _progress() as on_event:
                 result = run(mapping, section, on_event=on_event)
         except TrainingStopped as stopped:
-            say(f"{stopped.text} {GO_ON}" if GO_ON not in stopped.text else stopped.text, stderr=True)
+            say(str(stopped), stderr=True)
             raise
         _show(result)
     if result.failed:

@@ -25,7 +25,6 @@ _FREE = {
         "report_to",
         "run_name",
         "log_level",
-        "logging_dir",
         "dataloader_num_workers",
         "dataloader_pin_memory",
         "dataloader_persistent_workers",

@@ -17,6 +17,11 @@ from .section import COMPARE, CompareSection
 from .single import Event
 
 
+STOPPED = (
+    "Stopped by SIGTERM. What is finished is kept, and what was going on is saved: the same command goes on with it."
+)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """What came of a comparison, so far; `comparison.json`, `results.jsonl` and `summary.json` hold the same.
@@ -81,6 +86,8 @@ def compare(
                     if line["state"] != "finished":
                         failed.append(line)
                     report({"kind": "line", "line": line, "summary": summary})
+        except TrainingStopped as stopped:  # a run would say how to go on with itself
+            raise TrainingStopped(STOPPED) from stopped
         finally:
             pool.close()
         return Comparison(str(plan.folder), book.comparison, summary, failed, plan.notes)
@@ -137,7 +144,7 @@ def _terminable(pool: Here | Pool) -> Iterator[None]:
         return
 
     def stop(number: int, frame: Any) -> None:
-        raise TrainingStopped("Stopped by SIGTERM. What is finished is kept; the same command goes on with the rest.")
+        raise TrainingStopped(STOPPED)
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

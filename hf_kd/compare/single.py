@@ -210,8 +210,8 @@ class Executor:
         return fill_cache(config, splits=splits, task=task, on_progress=on_progress).accuracy.get("test")
 
     def _free(self) -> None:
-        gc.collect()
         if torch.cuda.is_available() and torch.cuda.is_initialized():
+            gc.collect()
             torch.cuda.empty_cache()
 
 

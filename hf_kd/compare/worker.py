@@ -4,6 +4,7 @@ Orders come as JSON lines on standard input, answers go as JSON lines to the fil
 goes where the parent lets it. If the parent is gone, the run in progress is saved and the process ends.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -23,12 +24,16 @@ def main(descriptor: int) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8", buffering=1) as out:
 
         def say(message: dict[str, Any]) -> None:
-            out.write(json.dumps(message) + "\n")
-            out.flush()
+            with contextlib.suppress(OSError):  # nobody listens any more, and the run is to be saved, not to fail
+                out.write(json.dumps(message) + "\n")
+                out.flush()
+
+        from transformers.utils import logging
 
         from ..registry import ConfigError
         from .single import Executor
 
+        logging.disable_progress_bar()
         executor = Executor(lambda event: say({"event": event}))
         say({"ready": os.getpid()})
         while (order := orders.get()) is not None:
