@@ -8,14 +8,18 @@ import os
 import subprocess
 import sys
 import traceback
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 import datasets
 import torch
 
+from hf_kd.compare import compare as run_comparison
+from hf_kd.compare import load_comparison
 from hf_kd.data import streaming
 from hf_kd.experiment import load_config, run_experiment
+from hf_kd.report import write_report
 
 QUICK = (
     "training.max_steps=2",
@@ -46,6 +50,25 @@ def run_lines(folder, lines):
         path, *overrides = line
         done[" ".join(line)] = outcome(path, *overrides, f"output_dir=lines/{number}")
     return done
+
+
+def compare(folder, path, root):
+    """A short form of a comparison, from a checkout, and its report."""
+    prepare(folder)
+    (Path(folder) / "configs").symlink_to(Path(root) / "configs")
+    short = [line for line in QUICK if "max_steps" not in line]
+    methods = ["compare.seeds=1", "compare.methods=[kd]", "compare.latency=false", "teacher.sanity_check=false"]
+    mapping, section = load_comparison(
+        path, [*short, *methods, "training.num_train_epochs=1", "teacher_cache.views=1"]
+    )
+    done = run_comparison(mapping, section)
+    page = write_report(done.folder).page
+    lines = [json.loads(line) for line in (Path(done.folder) / "results.jsonl").read_text().splitlines()]
+    return {
+        "states": Counter(line["state"] for line in lines),
+        "teacher_accuracy": lines[0]["teacher_test"]["accuracy"],
+        "page": page.stat().st_size,
+    }
 
 
 def run_on_two(folder, *paths):

@@ -21,18 +21,24 @@ import yaml
 from hub_server import running_hub
 from test_hub import run_job
 
+from hf_kd.compare import load_comparison
+from hf_kd.compare.plan import make_plan
 from hf_kd.data import BENCHMARKS
 from hf_kd.experiment import load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = {str(path.relative_to(ROOT / "configs"))[:-5]: path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 FILES = {name: path for name, path in FILES.items() if not name.startswith("accelerate/")}  # those launch
+COMPARISONS = {name: path for name, path in FILES.items() if "\ncompare:\n" in path.read_text(encoding="utf-8")}
+FILES = {name: path for name, path in FILES.items() if name not in COMPARISONS}
 
 NAME, POSITION, MAP = "name", "position", "map"
 OWN, SAME = "its own", "the student's"
 PAPERS = ("kd", "ctkd", "dtkd", "ttm", "wttm", "lskd", "normkd", "wsld", "dkd", "dist", "wkd_l")
 EXPECTED = {  # method, how the classes are matched, whose inputs the teacher reads
     "cifar100/resnet32x4_teacher": (None, None, None),
+    "cifar100/ten_epochs_teacher": (None, None, None),
+    "cifar100/quick_teacher": (None, None, None),
     **{f"cifar100/resnet32x4_to_resnet8x4_{method}": (method, NAME, SAME) for method in PAPERS},
     "cifar100/convnext_t_to_deit_tiny_wttm": ("wttm", POSITION, OWN),
     "cifar100/swin_t_to_resnet18_dist": ("dist", NAME, SAME),
@@ -66,6 +72,7 @@ EXPECTED = {  # method, how the classes are matched, whose inputs the teacher re
 ELSEWHERE = {"embedded/digits_student", "embedded/digits_teacher"}  # run by `test_demo.py`
 ELSEWHERE |= {"embedded/docstrings_student", "embedded/docstrings_teacher"}
 RUN = [name for name in FILES if name not in ELSEWHERE]
+TRIED = {*ELSEWHERE, "cifar100/ten_epochs_teacher", "cifar100/quick_teacher"}
 
 
 @pytest.fixture(scope="module")
@@ -275,3 +282,59 @@ def test_pickled_weights_are_allowed_only_where_there_are_no_others(name):
         model = section.get("model")
         if model not in (None, "self") and model[0] != "." and not section.get("from_scratch"):
             assert section.get("use_safetensors", True) != stand_ins.MODELS[model][2], model
+
+
+# ---- Comparisons
+
+
+def planned(name, folder, monkeypatch, *overrides):
+    """The comparison of a file, checked whole; the teachers that it names are other files' runs."""
+    monkeypatch.chdir(folder)
+    mapping, section = load_comparison(COMPARISONS[name], ["training.use_cpu=true", *overrides])
+    pairs = [pair or {} for pair in (section.get("pairs") or {}).values()]
+    for given in (mapping, *pairs):
+        if "teacher" in given:
+            (folder / given["teacher"]["model"]).mkdir(parents=True, exist_ok=True)
+    return make_plan(mapping, section)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_is_right_without_any_network(name, tmp_path, monkeypatch):
+    """A method that one pair cannot have, or a key that is misspelt, is found after a night of the others."""
+    plan = planned(name, tmp_path, monkeypatch)
+    assert str(plan.folder) == f"outputs/{name}"
+    assert len(plan.section.seed_list) >= 3, "fewer seeds give no verdict"
+    assert [method.label for method in plan.methods][0] == "alone"
+    for path in plan.section.train_first:
+        assert (ROOT / path).is_file()
+        assert f"./{load_config(ROOT / path).output_dir}" == plan.config["teacher"]["model"]
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_says_what_it_is_and_how_it_is_run(name, tmp_path, monkeypatch):
+    """What follows `hf-kd` in the comment is what a reader copies."""
+    text = COMPARISONS[name].read_text(encoding="utf-8")
+    comment = re.sub(r"\\\n#\s*", "", text.split("output_dir:")[0])
+    words = " ".join(line.removeprefix("#").strip() for line in comment.splitlines())
+    assert "Not in a paper" in words or "From elsewhere" in words
+    lines = [shlex.split(line) for line in re.findall(r"^#\s+hf-kd (.+)$", comment, re.M)]
+    for command, path, *overrides in lines:
+        if command == "compare":
+            assert path == f"configs/{name}.yaml"
+            planned(name, tmp_path, monkeypatch, *overrides)
+        elif command == "train":
+            load_config(ROOT / path, [*overrides, "training.use_cpu=true"])
+        else:
+            assert (command, path) == ("report", f"outputs/{name}")
+    assert "compare" in [line[0] for line in lines]
+
+
+def test_the_quick_look_runs_from_nothing_and_leaves_a_report(tmp_path):
+    """A fresh checkout has no teacher; a comparison that needs two other commands first is not quick."""
+    with running_hub() as hub:
+        stand_ins.fill(hub, tmp_path / "repositories")
+        path = COMPARISONS["cifar100/quick"]
+        done, _ = run_job(hub, tmp_path / "home", "config_jobs", "compare", tmp_path, path, ROOT)
+    assert done["states"] == {"finished": 2}
+    assert done["teacher_accuracy"] is not None
+    assert done["page"] > 10_000
