@@ -24,7 +24,7 @@ from hf_kd.students import student_from_config
 
 EACH = {  # of each family, a small one
     "cifar_resnet": {"depth": 8},
-    "cifar_deep_resnet": {"depth": 18},
+    "cifar_deep_resnet": {"depth": 18, "width": 0.25},
     "cifar_wrn": {"depth": 10, "width": 1},
     "cifar_vgg": {"depth": 8},
     "cifar_mobilenet_v2": {"width": 0.25, "expansion": 2},
@@ -290,6 +290,7 @@ SETTINGS = [
     ("cifar_resnet", {"depth": "8"}, "int"),
     ("cifar_resnet", {"num_channels": 0}, "an image has channels"),
     ("cifar_deep_resnet", {"depth": 20}, "18, 34, 50, 101, 152"),
+    ("cifar_deep_resnet", {"width": 0.0}, "1/16"),
     ("cifar_wrn", {"depth": 12}, "6n [+] 4"),
     ("cifar_wrn", {"dropout": 1.0}, "probability"),
     ("cifar_vgg", {"depth": 12}, "8, 11, 13, 16, 19"),

@@ -38,8 +38,8 @@ The names are those of the pairs in `hf_kd.methods` (`vgg13-vgg8`). `LITERATURE`
     1233540
 
 Every model takes `pixel_values`, `(batch, channels, height, width)`, and ends in one linear layer on features averaged
-over places. With `output_hidden_states` it returns one map after its stem and one after each stage; what they are
-(before or after a ReLU) is said at each backbone. `channels_last` holds the weights in that order of memory.
+over places. With `output_hidden_states` it returns the maps that the benchmark compares; each backbone says which, and
+whether before or after a ReLU. `channels_last` holds the weights in that order of memory.
 
 Once `hf_kd` is imported, the Auto classes of transformers know them, and their checkpoints load like any other. Their
 code is saved beside their weights: where `hf_kd` is not installed, they load with `trust_remote_code=True`.

@@ -74,6 +74,18 @@ class CifarConfig(PreTrainedConfig):
                 "blocks of each stage, so they must be equally many and at least 1. Give both."
             )
 
+    def check_factor(self, channels: str) -> None:
+        """Refuse a `width` that leaves no channel, or more than fit.
+
+        Raises:
+            ValueError: It does.
+        """
+        if not 1 / 16 <= self.width <= 16:
+            raise ValueError(
+                f"`{type(self).__name__}(width={self.width})` is a factor on {channels}, and must be in [1/16, 16] to "
+                "leave one at least, and no more than fit. Give 0.5 or 1."
+            )
+
     def check_share(self, name: str) -> None:
         """Refuse what is no probability below 1.
 
@@ -140,15 +152,26 @@ class CifarDeepResNetConfig(CifarConfig):
 
     Args:
         depth: 18 or 34, of basic blocks; 50, 101 or 152, of bottlenecks.
+        width: Factor on the channels, of which there are 64 after the first convolution at 1; rounded down there.
     """
 
     model_type = "cifar_deep_resnet"
 
     depth: int = 50
+    width: float = 1.0
 
     def validate_depth(self) -> None:
         """Refuse a depth without a layout."""
         self.check_choice("depth", DEEP_LAYOUTS)
+
+    def validate_width(self) -> None:
+        """Refuse a network without channels."""
+        self.check_factor("64 to 2048 channels")
+
+    @property
+    def stem_size(self) -> int:
+        """Channels after the first convolution."""
+        return int(64 * self.width)
 
     @property
     def has_bottlenecks(self) -> bool:
@@ -158,7 +181,7 @@ class CifarDeepResNetConfig(CifarConfig):
     @property
     def stage_sizes(self) -> tuple[int, ...]:
         """Channels of the stages."""
-        return tuple((256 if self.has_bottlenecks else 64) * 2**stage for stage in range(4))
+        return tuple(self.stem_size * (4 if self.has_bottlenecks else 1) * 2**stage for stage in range(4))
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -256,11 +279,7 @@ class CifarMobileNetV2Config(CifarConfig):
     def validate_widths(self) -> None:
         """Refuse a network without channels."""
         self.check_size("expansion", "the blocks would have no channels inside. Give 6")
-        if not 1 / 16 <= self.width <= 16:
-            raise ValueError(
-                f"`CifarMobileNetV2Config(width={self.width})` is a factor on 16 to 320 channels, and must be in "
-                "[1/16, 16] to leave one at least, and no more than fit. Give 0.5 or 1."
-            )
+        self.check_factor("16 to 320 channels")
 
     @property
     def feature_size(self) -> int:

@@ -34,10 +34,10 @@ class CifarDeepResNetModel(CifarBackbone):
 
     def __init__(self, config: CifarDeepResNetConfig):
         super().__init__(config)
-        self.stem = normed(config.num_channels, 64, 3)
+        self.stem = normed(config.num_channels, config.stem_size, 3)
         block = CifarBottleneck if config.has_bottlenecks else CifarResNetBlock
         self.stages = nn.ModuleList()
-        before = 64
+        before = config.stem_size
         for stage, (size, count) in enumerate(zip(config.stage_sizes, config.blocks, strict=True)):
             first = block(before, size, 1 if stage == 0 else 2)
             self.stages.append(nn.Sequential(first, *(block(size, size, 1) for _ in range(count - 1))))
