@@ -235,10 +235,12 @@ def classes(label, names):
     return label, datasets.ClassLabel(names=list(names)), lambda row: row % len(names)
 
 
-def pictures(column, labels, sizes, hidden=()):
+def pictures(column, labels, sizes, hidden=(), heights=3):
+    """Images of so many heights: those of CIFAR-100 have one."""
     made = {}
     for split, size in sizes.items():
-        drawn = [Image.new("RGB", (SIZE, SIZE + row % 3), (row * 7 % 256, row, len(split))) for row in range(size)]
+        colors = [(row * 7 % 256, row, len(split)) for row in range(size)]
+        drawn = [Image.new("RGB", (SIZE, SIZE + row % heights), color) for row, color in enumerate(colors)]
         rows, features = {column: drawn}, {column: datasets.Image()}
         for label, names in labels.items():
             rows[label] = [-1 if split in hidden else row % len(names) for row in range(size)]
@@ -263,7 +265,7 @@ def data():
     half, plus = {"train": 160, "test": 20}, {"train": 160, "validation": 20, "test": 20}
     return [
         ("uoft-cs/cifar100", "main", "cifar100",
-         pictures("img", {"fine_label": CIFAR, "coarse_label": coarse}, {"train": 110, "test": 12})),
+         pictures("img", {"fine_label": CIFAR, "coarse_label": coarse}, {"train": 110, "test": 12}, heights=1)),
         ("ILSVRC/imagenet-1k", "main", "default",
          pictures("image", {"label": imagenet_names("crane2")}, {"train": 40, "validation": 8, "test": 4}, {"test"})),
         ("nyu-mll/glue", "main", "sst2", texts(["sentence"], sst2, GLUE, {"test"})),

@@ -76,6 +76,8 @@ class KeyedRows(Dataset):
     def read(self, indices: Sequence[int], view: int) -> Sequence[dict[str, Any]]:
         """Rows as a view shows them."""
         indices = [int(index) for index in indices]
+        if not indices:
+            return []  # a transform need not know what to make of no rows
         if view == AS_STORED:
             many = getattr(self.rows, "__getitems__", None)
             return many(indices) if callable(many) else [self.rows[index] for index in indices]
