@@ -22,7 +22,7 @@ HOSTILE = (
     "x" * 3000,
     "\u202etxet\u202c שלום",
     "half a pair \ud800 and \x1b[31m a bell \x07",
-    "$x_1^{2}$ & `code` | cell",
+    r"$\frac{x$ & `code` | cell",
     "_private\nnewline",
 )
 VOID = {"meta", "br", "img", "link", "input", "hr", "base"}
@@ -137,6 +137,13 @@ def test_numbers_on_the_page_are_those_of_the_summary(page, folder):
     rows = [row for table in page.tables for row in table if row and row[0] == "kd" and len(row) == 14]
     low, high = next(e for e in summary["methods"] if e["label"] == "kd")["to_baseline"]["rows_ci"]
     assert f"[{signed(low)}, {signed(high)}]" in rows[0]
+
+
+def test_scores_after_training_are_no_part_of_a_curve(folder):
+    """They are of two splits, and would end every curve in a drop."""
+    history = read_results(folder).runs[0].history
+    assert len(history) == 24
+    assert all(record.get("eval_accuracy") != 0.0 and "train_runtime" not in record for record in history)
 
 
 def test_methods_are_ranked_and_the_teacher_stands_above(page, folder):
