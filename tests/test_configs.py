@@ -21,12 +21,16 @@ import yaml
 from hub_server import running_hub
 from test_hub import run_job
 
+from hf_kd.compare import load_comparison
+from hf_kd.compare.plan import make_plan
 from hf_kd.data import BENCHMARKS
 from hf_kd.experiment import load_config
 
 ROOT = Path(__file__).parents[1]
 FILES = {str(path.relative_to(ROOT / "configs"))[:-5]: path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
 FILES = {name: path for name, path in FILES.items() if not name.startswith("accelerate/")}  # those launch
+COMPARISONS = {name: path for name, path in FILES.items() if "\ncompare:\n" in path.read_text(encoding="utf-8")}
+FILES = {name: path for name, path in FILES.items() if name not in COMPARISONS}
 
 NAME, POSITION, MAP = "name", "position", "map"
 OWN, SAME = "its own", "the student's"
@@ -134,6 +138,25 @@ def test_a_file_says_what_it_is_and_how_it_is_run(name):
     assert re.findall(r"hf-kd train configs/(\S+)\.yaml", comment)[0] == name
     assert "Not in a paper" in comment or "From elsewhere" in comment
     assert "Not tried, because it needs the network" in comment or "scratch" in name or name in ELSEWHERE
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_a_comparison_is_right_without_any_network(name, tmp_path, monkeypatch):
+    """Every method with every pair is checked; the command in the comment is the one that takes it."""
+    monkeypatch.chdir(tmp_path)
+    content = yaml.safe_load(COMPARISONS[name].read_text(encoding="utf-8"))
+    pairs = (content["compare"].get("pairs") or {"default": {}}).values()
+    for teacher in [content.get("teacher"), *((pair or {}).get("teacher") for pair in pairs)]:
+        if (teacher or {}).get("model", "").startswith("./"):
+            (tmp_path / teacher["model"]).mkdir(parents=True, exist_ok=True)  # another file's run
+    plan = make_plan(*load_comparison(COMPARISONS[name]))
+    assert content["output_dir"] == f"outputs/{name}"
+    assert len(list(plan.runs())) == len(pairs) * len(plan.section.seed_list) * (
+        1 + len(content["compare"]["methods"])
+    )
+    comment = COMPARISONS[name].read_text(encoding="utf-8").split("output_dir:")[0]
+    assert re.findall(r"hf-kd compare configs/(\S+)\.yaml", comment)[0] == name
+    assert "Not in a paper" in comment or "From elsewhere" in comment
 
 
 @pytest.mark.parametrize("name", RUN)

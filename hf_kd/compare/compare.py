@@ -16,7 +16,6 @@ from .pool import Here, Pool, number_of_jobs, pool_of
 from .section import COMPARE, CompareSection
 from .single import Event
 
-
 STOPPED = (
     "Stopped by SIGTERM. What is finished is kept, and what was going on is saved: the same command goes on with it."
 )
