@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from hf_kd import load_task
 from hf_kd.cli import app
 from hf_kd.compare import compare, load_comparison, single
-from hf_kd.compare.book import read_lines
+from hf_kd.compare.book import read_lines, student_name
 from hf_kd.compare.hardware import hardware
 from hf_kd.compare.plan import make_plan
 from hf_kd.compare.section import slug
@@ -251,6 +251,10 @@ def test_a_teacher_that_runs_is_loaded_once(given, monkeypatch):
     events = []
     compare(live, section(["kd"]), on_event=events.append)
     assert loads == ["live"]
+    line = lines_of(given)["default", "kd", 0]
+    written = folder_of(given) / line["folder"] / "resolved_config.yaml"
+    alone = run_experiment(load_config(written, [f"output_dir={given['output_dir']}-one"]))
+    assert alone.test == line["test"], "the runs before it leave no trace in the teacher"
     assert "views" in events[0]["teachers"]["default"]
 
 
@@ -275,7 +279,7 @@ def test_a_cache_without_what_a_method_looks_at_is_refused_at_once(given, tmp_pa
 def test_without_a_comparison_to_the_teacher_the_student_alone_has_none(given):
     silent = with_training(given, evaluate_with_teacher=False)
     compare(silent, section())
-    assert "teacher_parameters" not in lines_of(given)["default", "alone", 0]
+    assert lines_of(given)["default", "alone", 0]["teacher_parameters"] is None
     assert "agreement" not in lines_of(given)["default", "kd", 0]["test"]
     assert rows_of(given, lines_of(given)["default", "kd", 0]).teacher_prediction is None
 
@@ -658,6 +662,14 @@ def test_pairs_have_their_own_teacher_student_and_settings(given, teacher, tmp_p
 )
 def test_names_become_folders_that_stay_inside(name, expected):
     assert slug(name) == expected
+
+
+def test_students_are_told_apart_in_a_few_words():
+    assert student_name({"config": {"model_type": "cifar_resnet", "depth": 8, "width": 4}}) == (
+        "cifar_resnet depth 8, width 4"
+    )
+    assert student_name({"config": {"model_type": "vit"}}) == "vit"
+    assert student_name({"model": "some/student", "config": {"num_hidden_layers": 2}}) == "some/student"
 
 
 # ---- The command

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hf_kd.metrics import expected_calibration_error
+from hf_kd.metrics.reduction import calibration_error
 from hf_kd.report.behaviour import agreement, calibration, class_changes, confusions
 from hf_kd.report.charts import MOST_POINTS, Panel, Series, extent, power_ticks, thinned, ticks
 from hf_kd.report.curves import axis_of, mean_curve, points_of
@@ -36,6 +37,15 @@ def test_the_error_of_the_diagram_is_that_of_the_metric():
     assert (found.confidence * found.share)[kept].sum() == pytest.approx(confidence.mean())
 
 
+def test_a_confidence_on_an_edge_falls_into_the_lower_bin_as_in_the_metric():
+    """Small models on small sets answer with round numbers."""
+    confidence = np.array([1, 2, 5, 10]) / 15
+    right = np.array([True, False, True, False])
+    share = calibration([confidence], [right]).share
+    assert np.flatnonzero(share).tolist() == [0, 1, 4, 9]
+    assert calibration([confidence], [right]).ece == pytest.approx(calibration_error(confidence, right, 15), abs=1e-15)
+
+
 def test_the_error_of_several_runs_is_the_mean_of_theirs():
     """Over- and underconfident seeds would cancel in one pot."""
     sure, shy = np.full(100, 0.95), np.full(100, 0.05)
@@ -65,10 +75,10 @@ def test_confusions_are_counted_in_both_directions():
 
 def test_agreement_is_apart_by_whether_the_teacher_is_right():
     label = [0, 0, 1, 1, -100]
-    student = [0, 1, 0, 1, 2]
+    student = [0, 1, 0, 2, 2]
     teacher = [0, 0, 0, 2, 2]
     found = agreement([rows(label, student, teacher)])
-    assert (found.overall, found.where_right, found.where_wrong) == (pytest.approx(3 / 5), 0.5, 0.5)
+    assert (found.overall, found.where_right, found.where_wrong) == (pytest.approx(4 / 5), 0.5, 1.0)
     assert agreement([rows(label, student)]) is None
 
 

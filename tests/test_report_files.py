@@ -214,6 +214,13 @@ def test_a_readme_without_a_clear_place_is_refused_and_left_alone(folder, tmp_pa
     assert readme.read_text() == text
 
 
+def test_a_readme_in_another_encoding_is_refused_in_words(folder, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_bytes(f"{START}\n{END}\n\xfc".encode("latin-1"))
+    with pytest.raises(ConfigError, match="is not UTF-8"):
+        update_readme(folder, readme)
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -276,11 +276,12 @@ def command() -> str:
 
 
 def student_name(section: Mapping[str, Any]) -> str:
-    """A student in a word: its checkpoint, or its kind of architecture."""
+    """A student in a few words: its checkpoint, or its kind of architecture."""
     config = section.get("config") or {}
-    named = section.get("model") or config.get("model_type") or "student"
-    depth = config.get("depth") or config.get("architecture")
-    return str(named) if depth is None or section.get("model") else f"{named} {depth}"
+    if section.get("model") is not None:
+        return str(section["model"])
+    size = ", ".join(f"{key} {config[key]}" for key in ("depth", "width") if config.get(key) is not None)
+    return " ".join(filter(None, [str(config.get("model_type") or "student"), size]))
 
 
 def _deciding(run: Mapping[str, Any]) -> dict[str, Any]:

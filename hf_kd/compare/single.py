@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from ..adapters import SELF
 from ..data import Task
@@ -28,6 +29,8 @@ from ..training_args import is_greater_better
 from .hardware import hardware
 from .section import BEST_TEST
 from .watching import Beginning, ScoresByEpoch, Steps
+
+logger = logging.get_logger(__name__)
 
 ERROR = "error.txt"
 KEPT_TASKS = 2
@@ -80,7 +83,10 @@ class Executor:
             accuracy = self._fill(config, task, order["pair"])
             facts["teacher_test"] = None if accuracy is None else {"accuracy": accuracy}
         if order["latency"]:
-            facts["latency_ms"] = round(latency_ms(config, task), 4)
+            try:
+                facts["latency_ms"] = round(latency_ms(config, task), 4)
+            except (RuntimeError, TypeError, ValueError) as error:  # a student that reads something of its own
+                logger.warning(f"{order['pair']}: the student's latency was not measured: {error}")
         self._free()
         return facts
 
@@ -171,7 +177,8 @@ class Executor:
             line["resumed_from"] = beginning.checkpoint.name  # the seconds are those since then
         if result.best_model is not None:
             line["best_model"] = result.best_model
-        return {key: value for key, value in line.items() if value is not None or key == "teacher_test"}
+        always = ("teacher_test", "teacher_parameters")
+        return {key: value for key, value in line.items() if value is not None or key in always}
 
     def task(self, config: ExperimentConfig) -> Task:
         """The data of a configuration, loaded once."""

@@ -50,8 +50,7 @@ def render(results: Results, output: Path, figures_folder: str) -> tuple[str, li
         return _figure(made, figures_folder)
 
     environment.filters |= {"short": lambda name: shortened(str(name), LONGEST_NAME)}
-    environment.filters |= {"points": lambda value, digits=1: signed(100 * value, digits)}
-    environment.filters |= {"percent": lambda value, digits=1: plain(100 * value, digits)}
+    environment.filters |= {"points": _points, "percent": _percent}
     pairs = [_pair(pair, index, figure) for index, pair in enumerate(results.pairs)]
     content = environment.get_template("report.html.j2").render(
         css=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),  # ours: nothing is filled in
@@ -64,6 +63,14 @@ def render(results: Results, output: Path, figures_folder: str) -> tuple[str, li
         nothing=NOTHING,
     )
     return content, shown
+
+
+def _points(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else signed(100 * value, digits)
+
+
+def _percent(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None else plain(100 * value, digits)
 
 
 def _figure(made: Figure, folder: str) -> dict[str, Any]:
@@ -206,7 +213,7 @@ def _classes(pair: Pair) -> dict[str, Any] | None:
         changes[method] = {change.name: change for change in table}
         pairs = behaviour.confusions(found)
         compared = [c for c in table if c.difference is not None]
-        has_teacher = bool(compared)
+        has_teacher, differs = bool(compared), any(c.difference for c in compared)
         methods.append(
             {
                 "label": method,
@@ -215,7 +222,7 @@ def _classes(pair: Pair) -> dict[str, Any] | None:
                 "has_teacher": has_teacher,
                 "lost": [c for c in compared if c.difference < 0][:SHOWN_CLASSES],
                 "gained": [c for c in reversed(compared) if c.difference > 0][:SHOWN_CLASSES],
-                "lowest": [] if has_teacher else table[:SHOWN_CLASSES],
+                "lowest": [] if differs else sorted(table, key=lambda c: c.student)[:SHOWN_CLASSES],
                 "new": [c for c in pairs if c.change > 0][:SHOWN_CONFUSIONS],
                 "gone": [c for c in reversed(pairs) if c.change < 0][:SHOWN_CONFUSIONS] if has_teacher else [],
             }

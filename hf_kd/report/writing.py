@@ -127,7 +127,10 @@ def update_readme(source: str | Path | Results, readme: str | Path) -> bool:
     path = Path(readme).expanduser()
     if not path.is_file():
         raise ConfigError([f"readme: there is no file {path}. Give the Markdown file that holds the markers."])
-    old = path.read_bytes().decode("utf-8")
+    try:
+        old = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"readme: {path} is not UTF-8 ({error}). Save it as UTF-8."]) from error
     start, end = _place(old, results.name, path)
     newline = "\r\n" if "\r\n" in old else "\n"
     body = f"\n{results_table(results)}\n".replace("\n", newline)
