@@ -121,7 +121,7 @@ def bootstrap_interval(
         sizes = [min(step, draws - start) for start in range(0, draws, step)]
         means = np.concatenate([values[generator.integers(rows, size=(k, rows))].mean(1) for k in sizes])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return round(float(low), 12), round(float(high), 12)
 
 
 def verdict(

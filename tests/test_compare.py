@@ -457,6 +457,7 @@ def workers_of(folder):
     return found
 
 
+@pytest.mark.slow
 def test_side_by_side_gives_the_same_numbers(small):
     """Processes of their own, each with its share of the cores, and the numbers of one process."""
     other = {**small, "output_dir": small["output_dir"] + "-two"}

@@ -1,6 +1,5 @@
 """`hf-kd compare`."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,15 +154,15 @@ def _progress() -> Iterator[Any]:
     """One bar over all runs and one per run that is going on; on a pipe, a line per run that is over."""
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
+        TaskProgressColumn,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
 
     screen = console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=screen, disable=not screen.is_terminal) as progress:
         yield _Shown(progress)
 
@@ -172,8 +171,8 @@ class _Shown:
     """What is shown of a comparison while it goes on."""
 
     def __init__(self, progress: Any):
-        self.progress, self.bars = progress, {}
-        self.done, self.wanted, self.started = 0, 0, time.monotonic()
+        self.progress, self.bars, self.shares = progress, {}, {}
+        self.done, self.wanted = 0, 0
         self.all = progress.add_task("loading libraries", total=None)
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -215,11 +214,14 @@ class _Shown:
 
     def _step(self, event: dict[str, Any]) -> None:
         self._bar(_key(event), _name(event), event["step"], event["steps"])
+        self.shares[_key(event)] = event["step"] / max(event["steps"], 1)
+        self.progress.update(self.all, completed=round(self.done + sum(self.shares.values()), 2))
 
     def _line(self, event: dict[str, Any]) -> None:
         line, summary = event["line"], event["summary"]
         if _key(line) in self.bars:
             self.progress.remove_task(self.bars.pop(_key(line)))
+        self.shares.pop(_key(line), None)
         self.done += 1
         self.progress.update(self.all, completed=self.done)
         if line["state"] == "finished":

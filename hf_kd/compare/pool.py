@@ -103,8 +103,12 @@ class Worker:
 
     def stop(self) -> None:
         """Let it save what it does, and end."""
-        with contextlib.suppress(OSError):
-            self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """There are no more orders."""
+        with contextlib.suppress(OSError):  # it is dead
             self.process.stdin.close()
 
     def wait(self, deadline: float) -> None:
@@ -165,6 +169,8 @@ class Pool:
                 if worker not in self.workers:  # replaced already
                     continue
                 self.workers.remove(worker)
+                worker.hang_up()
+                worker.process.wait()
                 line = None if order is None else self._dead_line(worker, order)
                 if waiting:
                     self._give_next(self._start(worker.number), waiting)
