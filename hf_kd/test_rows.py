@@ -99,7 +99,7 @@ def write_test_rows(folder: str | PathLike, rows: TestRows) -> Path:
     """
     columns = {f.name: getattr(rows, f.name) for f in fields(rows) if f.name != "classes"}
     columns = {name: np.ascontiguousarray(column) for name, column in columns.items() if column is not None}
-    said = {"format": FORMAT, "split": "test", "classes": json.dumps(rows.classes, ensure_ascii=False)}
+    said = {"format": FORMAT, "split": "test", "classes": json.dumps(rows.classes)}
     path = Path(folder) / TEST_ROWS
     partial = path.with_name(f".{TEST_ROWS}")
     partial.write_bytes(save(columns, metadata=said))
