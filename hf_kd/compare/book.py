@@ -272,7 +272,7 @@ def read_lines(folder: Path, cut: bool = False) -> list[dict[str, Any]]:
 def command() -> str:
     """How this process was called."""
     name, *rest = sys.argv
-    return shlex.join([Path(name).name, *rest])
+    return shlex.join(["hf-kd" if name.endswith("__main__.py") else Path(name).name, *rest])
 
 
 def student_name(section: Mapping[str, Any]) -> str:
