@@ -5,6 +5,7 @@ names where those are known; they are asked for over loopback by the real client
 this does not show is that the Hub holds what we think it does.
 """
 
+import copy
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from hf_kd.compare import load_comparison
 from hf_kd.compare.plan import make_plan
 from hf_kd.data import BENCHMARKS
 from hf_kd.experiment import load_config
+from hf_kd.registry import ConfigError
 
 ROOT = Path(__file__).parents[1]
 FILES = {str(path.relative_to(ROOT / "configs"))[:-5]: path for path in sorted((ROOT / "configs").glob("*/*.yaml"))}
@@ -307,6 +309,32 @@ def test_a_comparison_is_right_without_any_network(name, tmp_path, monkeypatch):
     for path in plan.section.train_first:
         assert (ROOT / path).is_file()
         assert f"./{load_config(ROOT / path).output_dir}" == plan.config["teacher"]["model"]
+
+
+def key_paths(content, prefix=()):
+    for key, value in content.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from key_paths(value, (*prefix, key))
+
+
+@pytest.mark.parametrize("name", ["cifar100/quick", "embedded/compare_digits"])
+def test_a_typo_in_any_key_of_a_comparison_is_refused_at_its_path(name, tmp_path, monkeypatch):
+    """One that is ignored compares what nobody asked for, all night."""
+    planned(name, tmp_path, monkeypatch)  # makes the teacher's folder
+    content = yaml.safe_load(COMPARISONS[name].read_text(encoding="utf-8"))
+    for *parents, key in key_paths(content):
+        typo = copy.deepcopy(content)
+        section = typo
+        for parent in parents:
+            section = section[parent]
+        mistyped = key[:-1] + "q"
+        section[mistyped] = section.pop(key)
+        given = typo.pop("compare", None)
+        with pytest.raises(ConfigError) as caught:
+            make_plan(typo, given)
+        said = [line.split(":")[0] for line in caught.value.problems]
+        assert ".".join([*parents, mistyped]) in said or not parents, (key, caught.value.problems)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -19,7 +19,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHIPPED = {
     path.stem: path
     for path in (
-        *sorted((CONFIGS / "embedded").glob("*.yaml")),
+        *(path for path in sorted((CONFIGS / "embedded").glob("*.yaml")) if not path.stem.startswith("compare_")),
         CONFIGS / "banking77" / "roberta_to_bert_lora_dist.yaml",
         CONFIGS / "cifar100" / "vit_b_to_mobilenetv3_ctkd.yaml",
         CONFIGS / "glue" / "stsb_bert_to_bert_small_logit_mse.yaml",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..data import BENCHMARKS, EMBEDDED
+from ..data import BENCHMARKS, EMBEDDED, SPLITS
 from ..data.augmentation import parse_augmentation, parse_mixing
 from ..data.in_memory import DEVICE
 from ..functional import REGRESSION, SINGLE_LABEL
@@ -28,6 +28,7 @@ def data_problems(data: Any, training: Any = None, objective: DistillationObject
     problems += _augmentation_problems(data.get("augmentation")) or _mixing_problems(data, objective)
     problems += _sampling_problems(data, training)
     problems += _memory_problems(data, training)
+    problems += _limit_problems(data.get("max_samples"))
     return problems + _streaming_problems(data, training, objective)
 
 
@@ -65,6 +66,19 @@ def _streaming_problems(data: Mapping[Any, Any], training: Any, objective: Disti
             check_whole_epochs(objective)
     except ValueError as error:
         problems.append(f"data.streaming: does not go with the schedule ({str(error).rstrip('.')}).")
+    return problems
+
+
+def _limit_problems(limits: Any) -> list[str]:
+    """Rows to keep of splits that there are not, or fewer than one."""
+    if isinstance(limits, int) and not isinstance(limits, bool):
+        return [] if limits >= 1 else [f"data.max_samples: expected rows to keep, at least 1, got {limits}."]
+    problems = []
+    for split, limit in limits.items() if isinstance(limits, Mapping) else ():
+        if split not in SPLITS:
+            problems.append(f"data.max_samples.{split}: no such split.{suggestion(str(split), SPLITS)}")
+        elif isinstance(limit, int) and limit < 1:
+            problems.append(f"data.max_samples.{split}: expected rows to keep, at least 1, got {limit}.")
     return problems
 
 
