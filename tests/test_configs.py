@@ -41,6 +41,7 @@ EXPECTED = {  # method, how the classes are matched, whose inputs the teacher re
     "cifar100/resnet32x4_teacher": (None, None, None),
     "cifar100/ten_epochs_teacher": (None, None, None),
     "cifar100/quick_teacher": (None, None, None),
+    "cifar100/fast_teacher": (None, None, None),
     **{f"cifar100/resnet32x4_to_resnet8x4_{method}": (method, NAME, SAME) for method in PAPERS},
     "cifar100/convnext_t_to_deit_tiny_wttm": ("wttm", POSITION, OWN),
     "cifar100/swin_t_to_resnet18_dist": ("dist", NAME, SAME),
